@@ -1,0 +1,1 @@
+"""Training: one configuration schema, one loop for every family, atomic checkpoints."""
