@@ -1,0 +1,100 @@
+"""Branches side by side: every sample of a batch in one tensor for one forward, and back into named scores."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from mmalign.types import CANDIDATES, Batch, BranchScores, GroupScores, Scores
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of several branches, one branch after another.
+
+    ``latents`` [samples, ...]; ``rows`` [samples] is the row of the batch that each sample belongs to, so what a row
+    shares (noise, timestep, prompt) is spread over its samples by indexing. ``shapes``: branch -> the leading shape of
+    its scores, [batch] or [batch, k].
+    """
+
+    latents: Float[Tensor, " samples *dims"]
+    rows: Int[Tensor, " samples"]
+    shapes: dict[str, tuple[int, ...]]
+
+
+def stack_branches(batch: Batch, branches: Sequence[str]) -> Samples:
+    """The latents of ``branches`` in one tensor; ``candidates`` [batch, k, ...] become k samples per row."""
+    unknown = [branch for branch in branches if branch not in batch.latents]
+    if unknown or not branches:
+        raise ValueError(f"cannot score branches {unknown or list(branches)}: this batch has {sorted(batch.latents)}")
+    latents, rows, shapes = [], [], {}
+    for branch in dict.fromkeys(branches):
+        of_branch = batch.latents[branch]
+        leading = of_branch.shape[: 2 if branch == CANDIDATES else 1]
+        if leading[0] != batch.size:
+            raise ValueError(f"branch {branch!r} has {leading[0]} rows of latents, its batch {batch.size} rows of text")
+        latents.append(of_branch.flatten(0, len(leading) - 1))
+        row_of_each = torch.arange(batch.size, device=of_branch.device)
+        rows.append(row_of_each.repeat_interleave(math.prod(leading[1:])))
+        shapes[branch] = tuple(leading)
+    sizes = {tuple(of_branch.shape[1:]) for of_branch in latents}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"the branches of a row share their noise, so latents must have one shape; got {sorted(sizes)}"
+        )
+    return Samples(torch.cat(latents), torch.cat(rows), shapes)
+
+
+def stack_time_ids(batch: Batch, samples: Samples) -> Float[Tensor, " samples 6"]:
+    """SDXL micro-conditioning of every sample, in float32: 257 or 1023 would be rounded in half precision."""
+    given = batch.time_ids or {}
+    missing = [branch for branch in samples.shapes if branch not in given]
+    if missing:
+        raise ValueError(f"batch.time_ids has no entry for {missing}; it has {sorted(given)}. Add [batch, 6] for each")
+    of_samples = []
+    for branch, shape in samples.shapes.items():
+        of_branch = given[branch].float()
+        if of_branch.ndim == 2 and len(shape) == 2:  # one size for all candidates of a row
+            of_branch = of_branch[:, None].expand(*shape, -1)
+        of_samples.append(of_branch.reshape(-1, of_branch.shape[-1]))
+    return torch.cat(of_samples)
+
+
+def surrogate_logp(
+    prediction: Float[Tensor, " samples *dims"], target: Float[Tensor, " samples *dims"]
+) -> Float[Tensor, " samples"]:
+    """-1/2 * mean((prediction - target)^2) over all dimensions of a sample, in at least float32.
+
+    The ELBO surrogate for log p (a surrogate, not a likelihood). Both sides are cast before the subtraction: at
+    beta = 5000 the rounding of a half-precision difference alone moves the logit by up to 0.5.
+    """
+    dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
+    return -0.5 * (prediction.to(dtype) - target.to(dtype)).square().flatten(1).mean(1)
+
+
+def scores_by_branch(
+    batch: Batch,
+    samples: Samples,
+    logp: Float[Tensor, " samples"],
+    ref_logp: Float[Tensor, " samples"] | None,
+    timestep: Shaped[Tensor, " batch"],
+) -> Scores:
+    """Named scores with the labels that the batch carries."""
+    sizes = [math.prod(shape) for shape in samples.shapes.values()]
+    ref_logps = [None] * len(sizes) if ref_logp is None else ref_logp.split(sizes)
+    branches: dict[str, BranchScores] = {}
+    for (branch, shape), own, reference in zip(samples.shapes.items(), logp.split(sizes), ref_logps, strict=True):
+        kind = GroupScores if len(shape) == 2 else BranchScores
+        branches[branch] = kind(own.reshape(shape), None if reference is None else reference.reshape(shape))
+    return Scores(
+        branches=branches,
+        preference=batch.preference,
+        margin=batch.margin,
+        labels=batch.labels,
+        desirable=batch.desirable,
+        present=batch.present,
+        extras={"timestep": timestep},
+    )
