@@ -1,0 +1,139 @@
+"""An objective: a weighted sum of losses over named branches, averaged over the rows that have them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mmalign.losses.running import ESTIMATES, Estimate, Reduce
+from mmalign.losses.terms import Term, parse_terms
+from mmalign.types import Scores
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """``loss``: the scalar to back-propagate. ``term_losses``: name -> [batch] losses before coefficient and average.
+
+    Rows that lack a term's branches are 0 there; divide sums by :meth:`Objective.counts`, not by the batch size.
+    """
+
+    loss: Float[Tensor, ""]
+    term_losses: dict[str, Tensor]
+
+
+class Objective:
+    """sum_t coefficient_t * sum_rows(loss_t) / counts_t.
+
+    ``terms``: mappings as in a config, e.g. ``{"loss": "dpo", "beta": 5000}``. A term's own keys are ``loss``, its
+    branch keys (default: the branch of the same name), ``coefficient`` (1) and ``score`` (``sum``, or ``mean`` for
+    per-token log-ratios and log-probs); every other key is a keyword of the loss. All mistakes are raised as one
+    ValueError. ``shift: running`` and ``kl: running`` make the objective keep the estimate (see ``running.py``); set
+    ``reduce`` to an all-reduce mean when there are several processes.
+    """
+
+    def __init__(self, terms: Sequence[Mapping[str, Any]]) -> None:
+        self.terms: tuple[Term, ...] = parse_terms(terms)
+        self.names = _unique_names(self.terms)
+        self.training = True
+        self.reduce: Reduce = _identity
+        self._estimates: dict[tuple[int, str], Estimate] = {
+            (index, key): ESTIMATES[term.loss_name][key][0]()
+            for index, term in enumerate(self.terms)
+            for key in term.running
+        }
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Every branch that a term reads, once: what ``adapter.score`` has to score."""
+        return tuple(dict.fromkeys(branch for term in self.terms for branch in term.branches.values()))
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether any term reads a reference score."""
+        return any(term.signature.needs_reference for term in self.terms)
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """Row labels that some term asks for: of preference, margin, labels and desirable."""
+        return frozenset[str]().union(*(term.signature.row_fields for term in self.terms))
+
+    def counts(self, present: Mapping[str, Bool[Tensor, " batch"]], size: int) -> Tensor:
+        """Rows [terms] that each term averages over, in a batch of ``size`` rows with these branches ``present``."""
+        masks = [term.rows(present) for term in self.terms]
+        device = next((mask.device for mask in masks if mask is not None), torch.device("cpu"))
+        counts = [torch.tensor(size, device=device) if mask is None else mask.sum() for mask in masks]
+        return torch.stack(counts)
+
+    def __call__(self, scores: Scores, *, counts: Tensor | None = None) -> ObjectiveOutput:
+        """The loss of these scores; ``counts`` [terms] are the rows of the whole optimizer step where it is larger.
+
+        Rows without a term's branches are selected away, which synchronises with the device; batches without
+        ``scores.present`` never do.
+        """
+        if counts is None:
+            counts = self.counts(scores.present, _rows_in(scores))
+        term_losses = {}
+        total: Tensor | float = 0.0
+        for index, (name, term) in enumerate(zip(self.names, self.terms, strict=True)):
+            rows = self._evaluate(index, term, scores)
+            term_losses[name] = rows
+            total = total + term.coefficient * rows.sum() / counts[index].to(rows.device).clamp(min=1)
+        assert isinstance(total, Tensor)
+        return ObjectiveOutput(loss=total, term_losses=term_losses)
+
+    def train(self, mode: bool = True) -> "Objective":
+        """Running estimates are updated in training and frozen in evaluation."""
+        self.training = mode
+        return self
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The running estimates, keyed ``term.keyword.value``; empty without any."""
+        return {
+            f"{index}.{key}.{name}": value
+            for (index, key), estimate in self._estimates.items()
+            for name, value in estimate.state_dict().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over running estimates; ValueError where the saved objective had other ones."""
+        if state.keys() != self.state_dict().keys():
+            expected, given = sorted(self.state_dict()), sorted(state)
+            raise ValueError(f"saved estimates {given} are not those of this objective {expected}; was it changed?")
+        for (index, key), estimate in self._estimates.items():
+            prefix = f"{index}.{key}."
+            estimate.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+    def _evaluate(self, index: int, term: Term, scores: Scores) -> Tensor:
+        """Losses [batch] of one term, 0 for the rows that lack its branches."""
+        try:
+            tensors = term.tensors(scores)
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"objective.{index} ({term.loss_name}): {error.args[0]}") from None
+        mask = term.rows(scores.present)
+        if mask is not None:
+            tensors = {name: value[mask] for name, value in tensors.items()}
+        keywords = dict(term.keywords)
+        for key in term.running:
+            estimate, values = self._estimates[index, key], ESTIMATES[term.loss_name][key][1]
+            if self.training:
+                estimate.update(values(tensors, keywords), self.reduce)
+            keywords[key] = estimate.value
+        losses = term.loss(**tensors, **keywords)
+        return losses if mask is None else losses.new_zeros(mask.shape).masked_scatter(mask, losses)
+
+
+def _identity(values: Tensor) -> Tensor:
+    return values
+
+
+def _rows_in(scores: Scores) -> int:
+    return next(iter(scores.branches.values())).logp.shape[0]
+
+
+def _unique_names(terms: Sequence[Term]) -> tuple[str, ...]:
+    """The loss's name, with the term's index where several terms share a loss."""
+    names = [term.loss_name for term in terms]
+    return tuple(name if names.count(name) == 1 else f"{name}.{index}" for index, name in enumerate(names))
