@@ -1,7 +1,7 @@
 """Noise-prediction models: SD1.5, SD2 and SDXL UNets that predict epsilon, v or the sample."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +26,7 @@ class DiffusionAdapter:
     With this scale, ``dpo(beta=5000)`` is the objective of Diffusion-DPO (arXiv 2311.12908) as published for SDXL.
     """
 
-    def __init__(self, noise_scheduler: Any, *, timesteps: Literal["uniform", "turbo"] = "uniform") -> None:
+    def __init__(self, noise_scheduler: Any, *, timesteps: str = "uniform") -> None:
         _check_scheduler(noise_scheduler)
         if timesteps not in TIMESTEPS:
             raise ValueError(f"timesteps={timesteps!r} is not for diffusion models; choose from {sorted(TIMESTEPS)}")
