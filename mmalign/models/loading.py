@@ -1,0 +1,111 @@
+"""Loading text-to-image pipelines as the parts that training needs."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.models.modeling_utils import ModelMixin
+
+from mmalign.models.hub_errors import HUB_ERRORS, explain
+from mmalign.models.names import Kind, ModelInfo, peek
+from mmalign.training.config import ModelConfig
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Components:
+    """A loaded pipeline and what training needs of it.
+
+    ``kind``: ``sd`` (SD1.5, SD2), ``sdxl`` or ``sd3``. ``noise_scheduler`` is the one of *training* (DDPM, or flow
+    matching for SD3) with the betas, prediction type and shift of the pipeline's own; the pipeline keeps its sampler.
+    The VAE is always fp32: SDXL's overflows in fp16, and latents are the data.
+    """
+
+    config: ModelConfig
+    kind: Kind
+    pipe: Any
+    noise_scheduler: DDPMScheduler | FlowMatchEulerDiscreteScheduler
+
+    @property
+    def denoiser_key(self) -> str:
+        """The denoiser's name in the pipeline: ``unet`` or ``transformer``."""
+        return "transformer" if self.kind == "sd3" else "unet"
+
+    @property
+    def denoiser(self) -> ModelMixin:
+        """The module that is trained."""
+        return getattr(self.pipe, self.denoiser_key)
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """Pixels <-> latents."""
+        return self.pipe.vae
+
+
+def load_components(
+    model: ModelConfig | str,
+    *,
+    dtype: str | torch.dtype = "float32",
+    variant: str | None = None,
+    revision: str | None = None,
+) -> Components:
+    """The pipeline ``model`` on the CPU, everything frozen, in ``dtype`` (the VAE in fp32).
+
+    ``model`` is a name (see ``resolve_model``) with the keywords, or the config section that holds all of them.
+    Stored weights may have another precision. ``ValueError`` where it cannot be loaded, saying what to do.
+    """
+    if isinstance(model, str):
+        named: Any = str(dtype).removeprefix("torch.")
+        model = ModelConfig(name=model, dtype=named, variant=variant, revision=revision)
+    info = peek(model.name, revision=model.revision)
+    pipe = load_pipeline(model, info)
+    for module in pipe.components.values():
+        if isinstance(module, torch.nn.Module):
+            module.requires_grad_(False).eval()
+    return Components(model, info.kind, pipe, _noise_scheduler(pipe, info))
+
+
+def load_pipeline(model: ModelConfig, info: ModelInfo, **replaced: Any) -> DiffusionPipeline:
+    """The whole pipeline, from safetensors only; ``replaced`` components are taken as given instead of loaded.
+
+    The safety checker of SD1.5 is left out: it judges finished pictures, which training never has.
+    """
+    without: dict[str, Any] = dict.fromkeys(info.absent)
+    if info.kind == "sd":
+        without |= {"safety_checker": None, "requires_safety_checker": False}
+    try:
+        with warnings.catch_warnings():
+            # diffusers is renaming torch_dtype to dtype; only the old name works in every version supported here.
+            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
+            return DiffusionPipeline.from_pretrained(
+                info.location,
+                torch_dtype={"default": _DTYPES[model.dtype], "vae": torch.float32},
+                variant=model.variant,
+                revision=model.revision,
+                use_safetensors=True,
+                **(without | replaced),
+            )
+    except HUB_ERRORS as error:
+        raise ValueError(explain(error, model.name, variant=model.variant, revision=model.revision)) from error
+
+
+def _noise_scheduler(pipe: Any, info: ModelInfo) -> DDPMScheduler | FlowMatchEulerDiscreteScheduler:
+    """The training scheduler with the pipeline's own settings.
+
+    Turbo models keep what their configuration says about zero terminal SNR; nothing is rescaled here.
+    """
+    config: Any = pipe.scheduler.config
+    name = type(pipe.scheduler).__name__
+    if info.kind == "sd3":
+        if "shift" not in config:
+            raise ValueError(f"model {info.name!r} samples with {name}, which does not tell the shift of its flow")
+        return FlowMatchEulerDiscreteScheduler.from_config(config)  # type: ignore[return-value]
+    if "beta_schedule" not in config or "prediction_type" not in config:
+        raise ValueError(
+            f"model {info.name!r} was trained with the noise of {name}, which has no beta schedule and prediction "
+            "type. mmalign trains epsilon-, v- and sample-prediction models (the SD1.5, SD2 and SDXL families)"
+        )
+    return DDPMScheduler.from_config(config)  # type: ignore[return-value]

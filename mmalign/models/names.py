@@ -1,0 +1,137 @@
+"""What a model name means, and what kind of pipeline it is, found out without loading a weight.
+
+This module must stay light (no torch, no diffusers): a dry run and the validation of a recipe import it.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mmalign.models.hub_errors import HUB_ERRORS, explain
+
+Kind = Literal["sd", "sdxl", "sd3"]
+
+INDEX = "model_index.json"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+PLAYGROUND = Path(__file__).parents[1] / "playground" / "weights"
+
+KINDS: dict[str, Kind] = {
+    "StableDiffusionPipeline": "sd",
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusion3Pipeline": "sd3",
+}
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What ``model_index.json`` says about a model.
+
+    ``location`` is a folder or a hub id. ``absent`` are components that the pipeline's class has but this model lacks
+    (for example T5 in a slim SD3); loading has to be told so explicitly.
+    """
+
+    name: str
+    location: str
+    kind: Kind
+    class_name: str
+    absent: tuple[str, ...] = ()
+
+
+def resolve_model(name: str) -> str:
+    """The folder or hub id that ``name`` stands for: ``playground/NAME``, a folder, or ``organisation/name``.
+
+    ``ValueError`` where it can be none of these, saying what was found instead.
+    """
+    if name.startswith("playground/"):
+        return str(_playground_folder(name))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _require_pipeline_folder(folder)
+        return str(folder)
+    if folder.is_file() or folder.suffix in _SINGLE_FILES:
+        raise ValueError(
+            f"model {name!r} is a single file; mmalign loads pipeline folders. Convert it once with "
+            "StableDiffusionXLPipeline.from_single_file(FILE).save_pretrained(FOLDER) and give the folder"
+        )
+    if is_hub_id(name):
+        return name
+    raise ValueError(
+        f"model {name!r} is not an existing folder and not a hub id (organisation/name). "
+        f"Give a folder with {INDEX}, a hub id, or one of: {', '.join(_playground_names()) or 'playground/NAME'}"
+    )
+
+
+def peek(name: str, *, revision: str | None = None) -> ModelInfo:
+    """The model's pipeline class and kind, from ``model_index.json`` alone (fetched for a hub id, or from its cache).
+
+    ``ValueError`` where the model does not exist, cannot be reached, or is of a class that mmalign does not train.
+    """
+    location = resolve_model(name)
+    index = json.loads(_index_file(name, location, revision).read_text(encoding="utf-8"))
+    class_name = index.get("_class_name", "")
+    if class_name not in KINDS:
+        raise ValueError(_unsupported(name, class_name, index))
+    absent = tuple(sorted(key for key, value in index.items() if value == [None, None]))
+    return ModelInfo(name, location, KINDS[class_name], class_name, absent)
+
+
+def is_hub_id(name: str) -> bool:
+    """True for ``organisation/name`` that is not one of the playground's."""
+    return _HUB_ID.fullmatch(name) is not None and not name.startswith("playground/")
+
+
+def is_lora_folder(folder: Path) -> bool:
+    """True where ``folder`` holds LoRA weights as diffusers names them."""
+    return (folder / LORA_FILE).is_file()
+
+
+def _index_file(name: str, location: str, revision: str | None) -> Path:
+    if Path(location).is_dir():
+        return Path(location) / INDEX
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(location, INDEX, revision=revision))
+    except HUB_ERRORS as error:
+        raise ValueError(explain(error, name, revision=revision)) from error
+
+
+def _playground_names() -> list[str]:
+    return sorted(f"playground/{index.parent.name}" for index in PLAYGROUND.glob(f"*/{INDEX}"))
+
+
+def _playground_folder(name: str) -> Path:
+    if name not in _playground_names():
+        raise ValueError(f"there is no model {name!r}; the playground has: {', '.join(_playground_names()) or 'none'}")
+    return PLAYGROUND / name.removeprefix("playground/")
+
+
+def _require_pipeline_folder(folder: Path) -> None:
+    if (folder / INDEX).is_file():
+        return
+    if is_lora_folder(folder):
+        raise ValueError(
+            f"{folder} holds LoRA weights, not a whole model. To sample with it: mmalign generate BASE --aligned "
+            f"{folder}. To train, give the base model it was made for as model.name"
+        )
+    found = ", ".join(sorted(item.name for item in folder.iterdir())[:8]) or "nothing"
+    raise ValueError(
+        f"the folder {folder} has no {INDEX}, so it is not a diffusers pipeline (it contains: {found}). "
+        "Give a folder written by pipe.save_pretrained(FOLDER)"
+    )
+
+
+def _unsupported(name: str, class_name: str, index: dict) -> str:
+    supported = ", ".join(f"{pipeline} ({kind})" for pipeline, kind in KINDS.items())
+    if index.get("requires_aesthetics_score"):
+        reason = "is an SDXL refiner: it only finishes pictures begun by a base model, from an aesthetic score"
+    elif "Inpaint" in class_name or "Img2Img" in class_name:
+        reason = f"is a {class_name}, which edits pictures; preference training needs a text-to-image pipeline"
+    else:
+        reason = f"is a {class_name or 'pipeline of unknown class'}, which mmalign cannot train"
+    return f"model {name!r} {reason}. Supported pipelines: {supported}"
