@@ -1,0 +1,108 @@
+"""Reading single rows of picture columns out of parquet without holding whole row groups in memory."""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmalign.data.shards import Shard
+
+BATCH_ROWS = 16
+CACHE_BYTES = 64 * 2**20
+Pictures = tuple[bytes | None, ...]
+
+
+@dataclass
+class _Stream:
+    """An open pass over one row group; ``next_row`` (numbered within the file) is the first row not given yet."""
+
+    file: int
+    group: int
+    next_row: int
+    batches: Iterator[pa.RecordBatch]
+
+
+class PictureReader:
+    """``reader(file, row)`` gives the bytes of the picture columns in that row (None where the cell is null).
+
+    Parquet cannot jump to a row: a read decodes its row group from the start, in small batches, up to the row. Rows
+    passed on the way stay in a cache of ``cache_bytes``, and a read further on in the same group continues the
+    stream, so reading in order costs one pass. Safe in threads, after a fork, and to pickle (the cache stays behind).
+    """
+
+    def __init__(self, shards: Sequence[Shard], columns: Sequence[str], cache_bytes: int = CACHE_BYTES) -> None:
+        self.shards = tuple(shards)
+        self.columns = tuple(columns)
+        self.cache_bytes = cache_bytes
+        self._start_afresh()
+
+    def __call__(self, file: int, row: int) -> Pictures:
+        """The picture bytes of row ``row`` of shard number ``file``. Raises ValueError where they cannot be read."""
+        if self._pid != os.getpid():
+            self._start_afresh()  # a forked worker must not share the parent's stream or a lock held at the fork
+        with self._lock:
+            if (file, row) not in self._cache:
+                self._read_up_to(file, row)
+            self._cache.move_to_end((file, row))
+            return self._cache[file, row]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shards": self.shards, "columns": self.columns, "cache_bytes": self.cache_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[tuple[int, int], Pictures] = OrderedDict()
+        self._cached_bytes = 0
+        self._stream: _Stream | None = None
+
+    def _read_up_to(self, file: int, row: int) -> None:
+        try:
+            stream, self._stream = self._stream_before(file, row), None  # one that fails halfway is not continued
+            while stream.next_row <= row:
+                for pictures in _rows(next(stream.batches)):
+                    self._keep((file, stream.next_row), pictures)
+                    stream.next_row += 1
+            self._stream = stream
+        except (OSError, pa.ArrowException, StopIteration) as error:
+            reason = f"{type(error).__name__}: {error}" if str(error) else "it ends before that row"
+            raise ValueError(
+                f"{self.shards[file].path}: the pictures of row {row} cannot be read; "
+                f"the file is damaged, gone, or changed since it was indexed ({reason})"
+            ) from error
+
+    def _stream_before(self, file: int, row: int) -> _Stream:
+        shard, stream = self.shards[file], self._stream
+        group = shard.group_of(row)
+        if stream is not None and (stream.file, stream.group) == (file, group) and stream.next_row <= row:
+            return stream
+        # A buffered stream without pre-buffering keeps memory at a few pages instead of a row group.
+        parquet = pq.ParquetFile(shard.path, buffer_size=2**20, pre_buffer=False)
+        batches = parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(self.columns), use_threads=False)
+        return _Stream(file, group, shard.group_ends[group - 1] if group else 0, batches)
+
+    def _keep(self, key: tuple[int, int], pictures: Pictures) -> None:
+        if key in self._cache:
+            return
+        self._cache[key] = pictures
+        self._cached_bytes += _size(pictures)
+        # The rows of one batch always stay, however large, because the caller is about to ask for one of them.
+        while self._cached_bytes > self.cache_bytes and len(self._cache) > BATCH_ROWS:
+            self._cached_bytes -= _size(self._cache.popitem(last=False)[1])
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[Pictures]:
+    return zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _size(pictures: Pictures) -> int:
+    return sum(len(picture) for picture in pictures if picture is not None)

@@ -1,0 +1,226 @@
+"""Pick-a-Pic: parquet rows of one caption, two JPEG byte strings and two labels.
+
+Pick-a-Pic v1 and v2 have the same columns (v1 is a subset of v2's rows: yuvalkirstain/PickScore#22), so one reader
+serves both, and any other parquet with the five columns of ``NEEDED``. The labels decide, never ``best_image_uid``,
+which holds neither image's id for ties. Pictures come from the file; ``image_0_url`` is never fetched.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mmalign.data.labels import TOLERANCE, Judged, judge, refuse_ties
+from mmalign.data.parquet import PictureReader
+from mmalign.data.shards import Shard, file_mark, find_shards
+from mmalign.data.table import PairTable, TableReport, count, hashed
+from mmalign.training.config import DataConfig
+from mmalign.types import ImageBytes, PreferencePair
+
+PICTURES = ("jpg_0", "jpg_1")
+NEEDED = ("caption", *PICTURES, "label_0", "label_1")
+SLOW_GROUP_BYTES = 256 * 2**20
+_OWN = ("mmalign_file", "mmalign_row", "mmalign_preference", "mmalign_swapped")
+
+
+def open_pickapic(config: DataConfig) -> PairTable:
+    """Index local Pick-a-Pic shards: ``config.path`` is one file, a folder (searched through) or a glob.
+
+    Rows with ``has_label`` false or NaN labels are counted and skipped. Labels are probabilities that sum to 1; .5/.5
+    is a tie, other fractions are soft labels and always kept. ``sample_id`` is ``FILE:ROW``. ``margin`` (optional
+    column) is the reward of image 0 minus that of image 1. ``extras`` holds the remaining columns as they are, and
+    ``swapped``: true where image 1 is the chosen one. Pictures are not looked at here: that is ``verify``'s work.
+    """
+    found = find_shards(config.path)
+    shards, indexes, tallies = [], [], []
+    room = config.max_rows
+    for path, name in found:
+        if room == 0:
+            break
+        shard = Shard.of(path, name)
+        index, tally = _index(shard, len(shards), config.ties != "drop", room)
+        shards.append(shard)
+        indexes.append(index)
+        tallies.append(tally)
+        room = None if room is None else room - tally.kept
+    ties = [f"{shard.name}:{row}" for shard, tally in zip(shards, tallies, strict=True) for row in tally.tie_rows]
+    rows = sum(tally.rows for tally in tallies)
+    refuse_ties(config.ties, len(ties), rows, ties)
+    storage = ParquetRows(shards, _joined(indexes, config.path))
+    report = TableReport(
+        source="pickapic",
+        files=tuple(shard.name for shard in shards),
+        rows=rows,
+        kept=len(storage),
+        ties=len(ties),
+        ties_policy=config.ties,
+        soft=sum(tally.soft for tally in tallies),
+        unlabelled=sum(tally.unlabelled for tally in tallies),
+        beyond_max_rows=sum(tally.beyond for tally in tallies),
+        corrupt=tuple(bad for tally in tallies for bad in tally.corrupt),
+        notes=_notes(shards, len(found)),
+    )
+    marks = [(shard.name, *file_mark(shard.path)) for shard in shards]
+    fingerprint = hashed("pickapic", config.ties, config.max_rows, *marks)
+    return PairTable(storage, range(len(storage)), report, fingerprint)
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """Counts of one shard."""
+
+    rows: int
+    kept: int
+    tie_rows: list[int]
+    soft: int
+    unlabelled: int
+    beyond: int
+    corrupt: list[tuple[str, str]]
+
+
+class ParquetRows:
+    """Storage of a Pick-a-Pic table: light columns in memory, pictures behind a :class:`PictureReader`."""
+
+    def __init__(self, shards: Sequence[Shard], index: pa.Table) -> None:
+        self.shards = tuple(shards)
+        self.index = index
+        self.read = PictureReader(shards, PICTURES)
+
+    def __len__(self) -> int:
+        return self.index.num_rows
+
+    def __getitem__(self, position: int) -> PreferencePair:
+        row: dict[str, Any] = self.index.slice(position, 1).to_pylist()[0]
+        file, number, preference, swapped = (row.pop(name) for name in _OWN)
+        caption, user, margin = row.pop("caption"), row.pop("user_id", None), row.pop("margin", None)
+        sample_id = f"{self.shards[file].name}:{number}"
+        first, second = (
+            ImageBytes(origin=f"{sample_id} {column}", data=data or b"")
+            for column, data in zip(PICTURES, self.read(file, number), strict=True)
+        )
+        return PreferencePair(
+            sample_id=sample_id,
+            prompt=caption,
+            chosen=second if swapped else first,
+            rejected=first if swapped else second,
+            preference=preference,
+            margin=None if margin is None else (-margin if swapped else margin),
+            user_id=None if user is None else str(user),
+            extras={**row, "swapped": swapped},
+        )
+
+    @property
+    def prompts(self) -> list[str]:
+        """Captions, read from the index."""
+        return self.index.column("caption").to_pylist()
+
+    @property
+    def sample_ids(self) -> list[str]:
+        """``FILE:ROW`` of every row."""
+        return [f"{self.shards[file].name}:{row}" for file, row in self._places()]
+
+    @property
+    def blocks(self) -> list[int]:
+        """One number per row group, counted through all shards."""
+        groups_before = np.cumsum([0, *(len(shard.group_ends) for shard in self.shards)]).tolist()
+        return [groups_before[file] + self.shards[file].group_of(row) for file, row in self._places()]
+
+    def _places(self) -> Iterator[tuple[int, int]]:
+        return zip(*(self.index.column(name).to_pylist() for name in _OWN[:2]), strict=True)
+
+
+def _index(shard: Shard, file: int, keep_ties: bool, room: int | None) -> tuple[pa.Table, _Tally]:
+    """The light columns of the rows that stay, and what became of the others."""
+    schema = _checked_schema(shard.path)
+    light = [name for name in schema.names if name not in (*PICTURES, "__index_level_0__")]
+    table = pq.read_table(shard.path, columns=light, use_threads=False)
+    labels = [_numbers(shard.path, table, name) for name in ("label_0", "label_1")]
+    if "has_label" in light:
+        labelled = pc.cast(table.column("has_label"), pa.bool_()).fill_null(False).to_numpy()
+        labels = [np.where(labelled, label, np.nan) for label in labels]
+    first_wins = labels[0] + 0.0 * labels[1]  # NaN where either is
+    reasons = _broken(table, *labels)
+    broken = np.isin(np.arange(table.num_rows), list(reasons))
+    verdict = judge(first_wins, broken, keep_ties=keep_ties, room=room)
+    return _kept(table, light, file, verdict), _Tally(
+        rows=table.num_rows,
+        kept=len(verdict.kept),
+        tie_rows=verdict.ties.tolist(),
+        soft=verdict.soft,
+        unlabelled=verdict.unlabelled,
+        beyond=table.num_rows - verdict.seen,
+        corrupt=[(f"{shard.name}:{row}", reason) for row, reason in reasons.items() if row < verdict.seen],
+    )
+
+
+def _kept(table: pa.Table, light: list[str], file: int, verdict: Judged) -> pa.Table:
+    columns = [name for name in light if name not in ("label_0", "label_1", "has_label")]
+    kept = table.select(columns).take(pa.array(verdict.kept))
+    for position, field in enumerate(kept.schema):
+        if pa.types.is_timestamp(field.type):  # v1 has nanoseconds, which Python's datetime cannot hold
+            kept = kept.set_column(position, field.name, kept.column(position).cast(pa.timestamp("us"), safe=False))
+    own = (np.full(len(verdict.kept), file), verdict.kept, verdict.preference, verdict.swapped)
+    for name, values in zip(_OWN, own, strict=True):
+        kept = kept.append_column(name, pa.array(values))
+    return kept
+
+
+def _checked_schema(path: Path) -> pa.Schema:
+    schema = pq.read_schema(path)
+    missing = [name for name in NEEDED if name not in schema.names]
+    if missing:
+        raise ValueError(
+            f"{path} lacks the {count(len(missing), 'column')} {', '.join(missing)}; it has {', '.join(schema.names)}. "
+            f"A Pick-a-Pic table needs {', '.join(NEEDED)}"
+        )
+    for name in PICTURES:
+        kind = schema.field(name).type
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise ValueError(f"{path}: column {name} holds {kind}; it must hold encoded pictures as plain binary")
+    return schema
+
+
+def _numbers(path: Path, table: pa.Table, name: str) -> np.ndarray:
+    """A column as float64, null as NaN."""
+    try:
+        return pc.cast(table.column(name), pa.float64()).to_numpy()
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: column {name} must hold numbers ({error})") from error
+
+
+def _broken(table: pa.Table, label_0: np.ndarray, label_1: np.ndarray) -> dict[int, str]:
+    """Row number -> why a labelled row cannot be used."""
+    off = (np.abs(label_0 + label_1 - 1) > TOLERANCE) | (label_0 < 0) | (label_1 < 0)  # False for NaN
+    reasons = {
+        int(row): f"label_0={label_0[row]:g} and label_1={label_1[row]:g} are not two probabilities that sum to 1"
+        for row in np.flatnonzero(off)
+    }
+    for row in np.flatnonzero(np.asarray(table.column("caption").is_null()) & ~np.isnan(label_0 + label_1)):
+        reasons[int(row)] = "caption is null"
+    return dict(sorted(reasons.items()))
+
+
+def _joined(indexes: list[pa.Table], path: str) -> pa.Table:
+    try:
+        return pa.concat_tables(indexes, promote_options="permissive").combine_chunks()
+    except pa.ArrowException as error:
+        raise ValueError(f"data.path={path}: the shards disagree about a column's type: {error}") from error
+
+
+def _notes(shards: list[Shard], found: int) -> tuple[str, ...]:
+    notes = []
+    if found > len(shards):
+        notes.append(f"{count(found - len(shards), 'further file')} not opened: data.max_rows was reached.")
+    slow = [shard for shard in shards if shard.largest_group_bytes > SLOW_GROUP_BYTES]
+    if slow:
+        size = max(shard.largest_group_bytes for shard in slow) // 2**20
+        notes.append(
+            f"{count(len(slow), 'file')} with row groups of up to {size} MiB, {slow[0].name} first: shuffled reading "
+            "will be slow; rewrite them with about 100 rows per row group, or set data.cache=memory."
+        )
+    return tuple(notes)
