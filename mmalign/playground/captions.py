@@ -45,7 +45,7 @@ def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
 def parse(text: str) -> Scene:
     """The scene a caption describes, in its canonical arrangement: ``parse(caption(s)).attributes == s.attributes``.
 
-    Upper case, extra spaces and a closing full stop do not matter. Anything else the grammar cannot say is a ValueError.
+    Upper case, extra spaces and a closing full stop do not matter. What the grammar cannot say is a ValueError.
     """
     plain = " ".join(text.lower().split()).removesuffix(".")
     for pattern in _PATTERNS:
@@ -122,6 +122,6 @@ def _complaint(text: str, plain: str) -> str:
         f"cannot read the caption {text!r} ({problem}). Captions read like 'a large striped red circle on a white "
         f"background', 'two solid blue stars on a navy background' or 'a solid red circle left of a solid blue star on "
         f"a grey background'. Sizes: {', '.join(SIZES)}; styles: {', '.join(STYLES)}; colours: {', '.join(COLOURS)}; "
-        f"shapes: {', '.join(SHAPES)}; backgrounds: {', '.join(BACKGROUNDS)}; relations: {', '.join(RELATIONS)}; counts: "
-        f"{', '.join(COUNT_WORDS.values())}. Several things share one style."
+        f"shapes: {', '.join(SHAPES)}; backgrounds: {', '.join(BACKGROUNDS)}; relations: {', '.join(RELATIONS)}; "
+        f"counts: {', '.join(COUNT_WORDS.values())}. Several things share one style."
     )

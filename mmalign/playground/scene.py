@@ -70,7 +70,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, level: str = "single", *, held_out: bool | None = False) -> Scene:
-    """A random scene. ``held_out``: only combinations kept for evaluation (True), none of them (False), or any (None)."""
+    """A random scene; ``held_out``: of the combinations kept for evaluation (True), of the others (False), of all (None)."""
     if level not in LEVELS:
         raise ValueError(f"level {level!r} is unknown; choose one of {', '.join(LEVELS)}")
     while True:

@@ -7,6 +7,7 @@ a saved CLIP tokenizer keeps. Words outside of the grammar fall into letters, ot
 
 import string
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mmalign.playground.captions import words
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 32
 SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>", "<|unknown|>", "<|padding|>")
-# The end is not 2: for a text encoder with eos_token_id 2, transformers looks for the largest id instead of for the end.
+# The end is not 2: with eos_token_id 2 a text encoder of transformers pools at the largest id instead of at the end.
 BOS_ID, EOS_ID, UNK_ID, PAD_ID = range(4)
 
 _WORD_END = "</w>"
 
 
 def build_tokenizer() -> "CLIPTokenizer":
-    """The tokenizer, built anew: ids of special tokens are BOS_ID, EOS_ID, UNK_ID, PAD_ID; at most MAX_LENGTH tokens."""
+    """A new tokenizer, at most MAX_LENGTH tokens long; BOS_ID, EOS_ID, UNK_ID, PAD_ID are its special tokens."""
     from transformers import CLIPTokenizer
 
     merges = _learn_merges(words())
@@ -46,7 +47,7 @@ def _learn_merges(vocabulary: list[str]) -> list[tuple[str, str]]:
     pieces = [[*word[:-1], word[-1] + _WORD_END] for word in vocabulary]
     merges: list[tuple[str, str]] = []
     while any(len(word) > 1 for word in pieces):
-        pairs = Counter(pair for word in pieces for pair in zip(word, word[1:], strict=False))
+        pairs = Counter(pair for word in pieces for pair in pairwise(word))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         pieces = [_merge(word, best) for word in pieces]
