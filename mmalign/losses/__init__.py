@@ -9,19 +9,66 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mmalign.losses.pairwise import dpo, robust_dpo
-from mmalign.losses.reference_free import mapo, sft
+from mmalign.losses.listwise import lambda_rank, listnet, plackett_luce, ranklist
+from mmalign.losses.pairwise import discopop, dpo, dpo_positive, exo, f_dpo, hinge, ipo, robust_dpo
+from mmalign.losses.pairwise_anchored import anchor, aot, aot_unpaired, apo_down, apo_zero, bco_pair, nca, sppo
+from mmalign.losses.pairwise_labelled import irepo, margin_dpo, modpo, smoothed_dpo, soft_dpo
+from mmalign.losses.reference_free import asft, cpo, mapo, orpo, sft, simpo
+from mmalign.losses.unpaired import bco, diffusion_kto, kto
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
+    # pairwise, with reference
     "dpo": dpo,
+    "soft_dpo": soft_dpo,
+    "smoothed_dpo": smoothed_dpo,
     "robust_dpo": robust_dpo,
+    "ipo": ipo,
+    "hinge": hinge,
+    "f_dpo": f_dpo,
+    "exo": exo,
+    "nca": nca,
+    "bco_pair": bco_pair,
+    "sppo": sppo,
+    "apo_zero": apo_zero,
+    "apo_down": apo_down,
+    "aot": aot,
+    "aot_unpaired": aot_unpaired,
+    "discopop": discopop,
+    "dpo_positive": dpo_positive,
+    "anchor": anchor,
+    "margin_dpo": margin_dpo,
+    "modpo": modpo,
+    "irepo": irepo,
+    # reference-free
     "sft": sft,
+    "simpo": simpo,
+    "cpo": cpo,
+    "orpo": orpo,
+    "asft": asft,
     "mapo": mapo,
+    # listwise
+    "plackett_luce": plackett_luce,
+    "listnet": listnet,
+    "lambda_rank": lambda_rank,
+    "ranklist": ranklist,
+    # unpaired
+    "kto": kto,
+    "diffusion_kto": diffusion_kto,
+    "bco": bco,
 }
 
-BATCH_COUPLED: frozenset[str] = frozenset({"aot", "aot_unpaired"})
-"""Losses whose rows depend on each other, so a batch of two is not two batches of one."""
+# Losses whose rows depend on each other, and when: there a batch of two is not two batches of one.
+BATCH_COUPLED: dict[str, str] = {
+    "aot": "always: it sorts the batch",
+    "aot_unpaired": "always: it sorts the batch",
+    "bco_pair": "with shift: running",
+    "bco": "with shift: running",
+    "kto": "with kl: running",
+    "diffusion_kto": "with kl: running",
+}
 
 # Last, because the objective reads LOSSES.
+from mmalign.losses.describe import LossDescription as LossDescription  # noqa: E402
+from mmalign.losses.describe import describe as describe  # noqa: E402
 from mmalign.losses.objective import Objective as Objective  # noqa: E402
 from mmalign.losses.objective import ObjectiveOutput as ObjectiveOutput  # noqa: E402

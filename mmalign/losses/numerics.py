@@ -38,3 +38,8 @@ def require_not_negative(**values: float) -> None:
     for name, value in values.items():
         if not value >= 0:
             raise ValueError(f"{name} must be >= 0, got {value!r}")
+
+
+def detached(value: float | Tensor) -> float | Tensor:
+    """An estimate that is passed in as a number or a tensor, without its gradient."""
+    return value.detach() if isinstance(value, Tensor) else value

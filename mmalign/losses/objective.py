@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mmalign.losses import BATCH_COUPLED
 from mmalign.losses.running import ESTIMATES, Estimate, Reduce
 from mmalign.losses.terms import Term, parse_terms
 from mmalign.types import Scores
@@ -60,11 +61,19 @@ class Objective:
         """Row labels that some term asks for: of preference, margin, labels and desirable."""
         return frozenset[str]().union(*(term.signature.row_fields for term in self.terms))
 
+    @property
+    def batch_coupled(self) -> tuple[str, ...]:
+        """Terms whose rows depend on each other: for them accumulation over micro-batches is not the large batch."""
+        always = BATCH_COUPLED.keys() - ESTIMATES.keys()
+        return tuple(
+            name for name, term in zip(self.names, self.terms, strict=True) if term.running or term.loss_name in always
+        )
+
     def counts(self, present: Mapping[str, Bool[Tensor, " batch"]], size: int) -> Tensor:
         """Rows [terms] that each term averages over, in a batch of ``size`` rows with these branches ``present``."""
         masks = [term.rows(present) for term in self.terms]
         device = next((mask.device for mask in masks if mask is not None), torch.device("cpu"))
-        counts = [torch.tensor(size, device=device) if mask is None else mask.sum() for mask in masks]
+        counts = [torch.full((), size, device=device) if mask is None else mask.sum() for mask in masks]
         return torch.stack(counts)
 
     def __call__(self, scores: Scores, *, counts: Tensor | None = None) -> ObjectiveOutput:
@@ -80,7 +89,7 @@ class Objective:
         for index, (name, term) in enumerate(zip(self.names, self.terms, strict=True)):
             rows = self._evaluate(index, term, scores)
             term_losses[name] = rows
-            total = total + term.coefficient * rows.sum() / counts[index].to(rows.device).clamp(min=1)
+            total = total + term.coefficient * rows.sum() / counts[index].clamp(min=1)
         assert isinstance(total, Tensor)
         return ObjectiveOutput(loss=total, term_losses=term_losses)
 

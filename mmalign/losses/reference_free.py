@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmalign.losses.numerics import Rows, full_precision, require_positive
+from mmalign.losses.numerics import Rows, difference, full_precision, require_not_negative, require_positive
+
+MEAN_LOGP_CEILING = -1e-6
+"""Odds need a probability below 1: mean log-probs are clamped here before their odds are taken."""
 
 
 def sft(chosen_mean_logp: Rows) -> Rows:
@@ -17,6 +20,57 @@ def sft(chosen_mean_logp: Rows) -> Rows:
     long responses weigh more there. For diffusion this is half the mean squared error of ordinary fine-tuning.
     """
     return -full_precision(chosen_mean_logp)
+
+
+def simpo(chosen_mean_logp: Rows, rejected_mean_logp: Rows, *, beta: float, gamma: float) -> Rows:
+    """-log sigma(beta (chosen_mean_logp - rejected_mean_logp) - gamma).
+
+    SimPO eq. 6 (arXiv 2405.14734). gamma >= 0 is the margin itself; the official ``gamma_beta_ratio`` is gamma / beta.
+    Length-normalised DPO with a reference is ``dpo`` with ``score: mean``.
+    """
+    require_positive(beta=beta)
+    require_not_negative(gamma=gamma)
+    return -F.logsigmoid(beta * difference(chosen_mean_logp, rejected_mean_logp) - gamma)
+
+
+def cpo(chosen_logp: Rows, rejected_logp: Rows, chosen_mean_logp: Rows, *, beta: float, alpha: float = 1.0) -> Rows:
+    """-log sigma(beta (chosen_logp - rejected_logp)) - alpha chosen_mean_logp.
+
+    CPO (arXiv 2401.08417); TRL's ``cpo_alpha`` is alpha >= 0 and averages the likelihood term over all tokens of a
+    batch, while each row counts the same here.
+    """
+    require_positive(beta=beta)
+    require_not_negative(alpha=alpha)
+    preference = -F.logsigmoid(beta * difference(chosen_logp, rejected_logp))
+    return preference - alpha * full_precision(chosen_mean_logp)
+
+
+def orpo(chosen_mean_logp: Rows, rejected_mean_logp: Rows, *, weight: float) -> Rows:
+    """-m_c - weight log sigma(lo(m_c) - lo(m_r)), lo(m) = m - log(1 - exp(m)), m = mean logp.
+
+    ORPO eq. 6 and 7 (arXiv 2403.07691), lo is the log-odds; weight > 0 is the paper's lambda, ``beta`` in TRL. The odds
+    need m < 0, as token means and negative errors are; they are clamped at -1e-6. The diffusers ORPO scripts have the
+    opposite sign on the odds, which lowers the chosen side; this is the paper's.
+    """
+    require_positive(weight=weight)
+    odds_ratio = _log_odds(chosen_mean_logp) - _log_odds(rejected_mean_logp)
+    return -full_precision(chosen_mean_logp) - weight * F.logsigmoid(odds_ratio)
+
+
+def asft(chosen_mean_logp: Rows, rejected_mean_logp: Rows, *, weight: float = 1.0) -> Rows:
+    """-m_c - weight (log sigma(lo(m_c)) + log sigma(-lo(m_r))) = -(1 + weight) m_c - weight log(1 - exp(m_r)).
+
+    ASFT (arXiv 2409.10571), lo as in ``orpo``: absolute odds of each side instead of their ratio. weight > 0 is the
+    paper's beta. m_r is clamped at -1e-6. There is no public code that was compared with.
+    """
+    require_positive(weight=weight)
+    rejected = full_precision(rejected_mean_logp).clamp(max=MEAN_LOGP_CEILING)
+    return -(1 + weight) * full_precision(chosen_mean_logp) - weight * torch.log(-torch.expm1(rejected))
+
+
+def _log_odds(mean_logp: Tensor) -> Tensor:
+    mean_logp = full_precision(mean_logp).clamp(max=MEAN_LOGP_CEILING)
+    return mean_logp - torch.log(-torch.expm1(mean_logp))
 
 
 def mapo(

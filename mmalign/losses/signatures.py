@@ -99,6 +99,9 @@ def _read_score(branch: BranchScores, quantity: str, mean: bool) -> Tensor:
     return value / length if mean else value
 
 
+_PLAIN_TYPES = {float: "a number", int: "a whole number", str: "text", bool: "true or false", NoneType: "null"}
+
+
 def accepts(annotation: Any, value: Any) -> bool:
     """Whether ``value`` suits a keyword annotated with ``annotation``; int counts as float, bool does not."""
     if get_origin(annotation) in (Union, UnionType):
@@ -113,8 +116,8 @@ def accepts(annotation: Any, value: Any) -> bool:
 def expected(annotation: Any) -> str:
     """How to say ``annotation`` to a person writing a config."""
     if get_origin(annotation) in (Union, UnionType):
-        return " or ".join(dict.fromkeys(expected(option) for option in get_args(annotation)))
+        # Tensors are for callers in Python; a config cannot hold one.
+        return " or ".join(expected(option) for option in get_args(annotation) if option in _PLAIN_TYPES)
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, get_args(annotation)))
-    names = {float: "a number", int: "a whole number", str: "text", bool: "true or false", NoneType: "null"}
-    return names.get(annotation, "a tensor")
+    return _PLAIN_TYPES[annotation]

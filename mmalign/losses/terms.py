@@ -23,6 +23,9 @@ from mmalign.types import Scores
 
 OWN_KEYS = ("loss", "coefficient", "score")
 
+# (loss, keyword) -> (other keyword, value) without which the first would be ignored.
+READ_ONLY_WITH = {("f_dpo", "alpha"): ("divergence", "alpha")}
+
 
 @dataclass(frozen=True)
 class Term:
@@ -121,6 +124,9 @@ def _wrong_own_values(name: str, config: Mapping[str, Any], signature: LossSigna
 
 def _wrong_keywords(name: str, config: Mapping[str, Any], signature: LossSignature) -> list[str]:
     mistakes = []
+    for (loss_name, key), (other, needed) in READ_ONLY_WITH.items():
+        if loss_name == name and key in config and config.get(other) != needed:
+            mistakes.append(f"{key} is ignored unless {other} is {needed}, got {other} {config.get(other)!r}")
     for key, parameter in signature.keywords.items():
         if key not in config or accepts(parameter.annotation, config[key]):
             continue
