@@ -65,7 +65,7 @@ def test_gradients_flow_through_the_policy_only():
 
 def test_every_branch_of_a_row_shares_noise_and_timestep():
     unet, batch = DENOISERS["sd15"](), random_batch("sd15")
-    twins = dataclasses.replace(batch, latents={branch: batch.latents["chosen"] for branch in PAIR})
+    twins = dataclasses.replace(batch, latents=dict.fromkeys(PAIR, batch.latents["chosen"]))
     scores = adapter_for().score(unet, None, twins, generator=seeded())
     torch.testing.assert_close(scores.chosen_logp, scores.rejected_logp, rtol=0, atol=1e-6)
     assert scores.timestep.shape == (2,)
@@ -160,7 +160,7 @@ def test_float64_stays_float64_and_half_is_scored_in_float32():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_micro_conditioning_above_256_is_not_rounded(dtype):
     ids = torch.tensor([[257.0, 513.0, 767.0, 1023.0, 1.0, 511.0]] * 2)
-    batch = dataclasses.replace(random_batch("sdxl", dtype=dtype), time_ids={branch: ids for branch in PAIR})
+    batch = dataclasses.replace(random_batch("sdxl", dtype=dtype), time_ids=dict.fromkeys(PAIR, ids))
     spy = Spy()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         adapter_for().score(spy, None, batch)

@@ -64,6 +64,21 @@ def test_half_precision_latents_see_the_same_noise_as_float32_latents():
     assert torch.equal(draw_rows(1, seeded(), torch.float16)[1], draw_rows(1, seeded())[1])
 
 
+def test_draws_are_made_where_the_generator_lives_and_then_moved():
+    timesteps, noise = draw(2, SHAPE, seeded(), uniform_timestep(9), device=torch.device("meta"), dtype=torch.float32)
+    assert timesteps.device.type == noise.device.type == "meta"
+    assert noise.shape == (2, *SHAPE)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cpu_generator_gives_cuda_latents_the_draws_of_the_cpu():
+    on_cpu = draw_rows(2, seeded())
+    on_gpu = draw(2, SHAPE, seeded(), uniform_timestep(1000), device=torch.device("cuda"), dtype=torch.float32)
+    for here, there in zip(on_cpu, on_gpu, strict=True):
+        assert torch.equal(here, there.cpu())
+
+
 def test_too_few_generators_are_refused():
     with pytest.raises(ValueError, match="got 2 generators for 3 rows"):
         draw_rows(3, [seeded(), seeded()])
