@@ -3,12 +3,16 @@
 import io
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
 
 from mmalign.evaluation import ImageEvaluation, ImageScores, OracleScorer, RewardScorer, evaluate_images
+from mmalign.playground.captions import caption
+from mmalign.playground.renderer import render
+from mmalign.playground.scene import sample_scene
 
 PROMPTS = ["one", "two", "three [x]", "four"]
 
@@ -125,6 +129,12 @@ def test_a_scorer_that_changes_its_attributes_between_sides_is_refused():
 
 
 def test_the_oracle_judges_real_renders():
-    playground = pytest.importorskip("mmalign.playground.oracle")
-    assert callable(playground.judge)
-    assert OracleScorer().name == "oracle"
+    rng = np.random.default_rng(0)
+    scenes = [sample_scene(rng) for _ in range(6)]
+    right = [[Image.fromarray(render(scene))] for scene in scenes]
+    blank = [[grey(128).resize((64, 64))] for _ in scenes]
+    evaluation = evaluate_images(blank, right, [caption(scene) for scene in scenes], OracleScorer(), bootstrap=200)
+    assert (evaluation.scorer, evaluation.win_rate.wins) == ("oracle", 6)
+    assert (evaluation.all_correct.base.value, evaluation.all_correct.aligned.value) == (0, 1)
+    assert evaluation.score.aligned.value == 1
+    assert {"shape", "colour", "size", "background", "style"} <= set(evaluation.attributes)

@@ -2,11 +2,16 @@
 
 from importlib.metadata import EntryPoint
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mmalign.rewards as rewards
 from mmalign.evaluation import OracleScorer, RewardScorer, find_scorer
+from mmalign.playground.captions import caption
+from mmalign.playground.renderer import render
+from mmalign.playground.scene import sample_scene
 from mmalign.rewards import GROUP, OracleReward, RewardModel, find_reward, installed_rewards
 
 
@@ -54,6 +59,11 @@ def test_two_plug_ins_of_one_name_are_refused(plug_ins):
 def test_the_oracle_is_built_in():
     assert isinstance(find_reward("oracle"), OracleReward)
     assert isinstance(OracleReward(), RewardModel)
+    blank = Image.new("RGB", (64, 64), (246, 246, 244))
+    scene = sample_scene(np.random.default_rng(0))
+    shares = OracleReward().score([caption(scene)] * 2, [Image.fromarray(render(scene)), blank])
+    assert shares[0] == 1
+    assert shares[1] < 0.5
 
 
 def test_scorers_by_name(plug_ins):
