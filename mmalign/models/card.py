@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -26,16 +27,17 @@ class Card:
 
 
 def card_text(
-    card: Card, *, base_name: str, pipeline_class: str, lora_scale: float | None, absent: Sequence[str]
+    card: Card, *, folder: Path, base_name: str, pipeline_class: str, lora_scale: float | None, absent: Sequence[str]
 ) -> str:
-    """Markdown with YAML metadata. ``lora_scale`` is alpha / rank of adapters, None for full weights.
+    """Markdown with YAML metadata.
 
+    ``folder``: where the snippet reads the model from. ``lora_scale``: alpha / rank of adapters, None for full weights.
     The licence is left out: the base model's licence decides it.
     """
     sections = [
         _metadata(card, base_name, is_lora=lora_scale is not None),
         _title(card, base_name, is_lora=lora_scale is not None),
-        "## Use\n\n" + _snippet(base_name, pipeline_class, is_lora=lora_scale is not None, absent=absent),
+        "## Use\n\n" + _snippet(folder, base_name, pipeline_class, is_lora=lora_scale is not None, absent=absent),
     ]
     if lora_scale not in (None, 1.0):
         sections.append(
@@ -56,7 +58,7 @@ def _metadata(card: Card, base_name: str, *, is_lora: bool) -> str:
     tags = ["text-to-image", "preference-alignment", "mmalign", *(["lora"] if is_lora else [])]
     if card.method:
         tags.append(card.method)
-    # The hub accepts only ids here, and a published card should not show the folders of the machine it was made on.
+    # The hub understands only its own ids here, not folders or playground models.
     known = {"base_model": base_name} if is_hub_id(base_name) else {}
     metadata = {
         **known,
@@ -71,26 +73,22 @@ def _metadata(card: Card, base_name: str, *, is_lora: bool) -> str:
 def _title(card: Card, base_name: str, *, is_lora: bool) -> str:
     what = "LoRA weights" if is_lora else "Full weights"
     how = f" with {card.method}" if card.method else ""
-    return f"# {base_name}, aligned{how}\n\n{what} of `{base_name}` aligned with human preference{how}."
+    name = base_name if is_hub_id(base_name) else Path(base_name).name
+    return f"# {name}, aligned{how}\n\n{what} of `{name}`, aligned with human preference{how}."
 
 
-def _snippet(base_name: str, pipeline_class: str, *, is_lora: bool, absent: Sequence[str]) -> str:
+def _snippet(folder: Path, base_name: str, pipeline_class: str, *, is_lora: bool, absent: Sequence[str]) -> str:
     without = "".join(f", {name}=None" for name in absent)
-    source = _loadable(base_name) if is_lora else '"FOLDER_OR_HUB_ID_OF_THIS_MODEL"'
     lines = [f"from diffusers import {pipeline_class}", ""]
-    if base_name.startswith("playground/") and is_lora:
-        lines.insert(0, "from mmalign.models import resolve_model")
+    source = json.dumps(base_name if is_lora else str(folder))
+    if is_lora and base_name.startswith("playground/"):
+        lines.insert(1, "from mmalign.models import resolve_model")
+        source = f"resolve_model({source})"
     lines.append(f"pipe = {pipeline_class}.from_pretrained({source}{without})")
     if is_lora:
-        lines.append('pipe.load_lora_weights("FOLDER_OR_HUB_ID_OF_THIS_MODEL")')
+        lines.append(f"pipe.load_lora_weights({json.dumps(str(folder))})")
     lines.append('image = pipe("a prompt").images[0]')
     return "```python\n" + "\n".join(lines) + "\n```"
-
-
-def _loadable(base_name: str) -> str:
-    if base_name.startswith("playground/"):
-        return f'resolve_model("{base_name}")'
-    return json.dumps(base_name)
 
 
 def _training(card: Card) -> str:

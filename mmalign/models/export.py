@@ -45,6 +45,7 @@ def save_aligned(
             _complete_pipeline(components).save_pretrained(partial, safe_serialization=True)
         text = card_text(
             card or Card(),
+            folder=folder,
             base_name=base_name,
             pipeline_class=type(components.pipe).__name__,
             lora_scale=None if lora is None else lora.alpha / lora.rank,

@@ -1,0 +1,80 @@
+"""Sampling: the same seed gives the same picture, whatever else is in the batch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, EulerAncestralDiscreteScheduler
+from PIL import Image
+from tiny_models import PICTURE, tiny_sd3, tiny_sd15, tiny_sdxl
+
+from mmalign.models import generate, load_components, make_trainable
+
+PROMPTS = ["a red circle", "two blue squares", "green"]
+SEEDS = [7, 8, 9]
+
+
+def largest_difference(first: list[Image.Image], second: list[Image.Image]) -> int:
+    """In 8-bit levels. One level is the rounding of convolutions that pick another kernel for another batch size."""
+    pairs = zip(first, second, strict=True)
+    return max(int(np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)).max()) for a, b in pairs)
+
+
+@pytest.fixture(params=[tiny_sd15, tiny_sdxl, tiny_sd3])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    request.param(tmp_path)
+    return str(tmp_path)
+
+
+def test_pictures_equal_the_pipelines_own(folder: str) -> None:
+    mine = generate(load_components(folder).pipe, PROMPTS[:1], SEEDS[:1], steps=3, guidance_scale=5.0)
+    pipe: Any = DiffusionPipeline.from_pretrained(folder)
+    own = pipe(PROMPTS[0], num_inference_steps=3, guidance_scale=5.0, generator=torch.Generator().manual_seed(SEEDS[0]))
+    assert mine[0].size == (PICTURE, PICTURE)
+    assert largest_difference(mine, own.images) == 0
+
+
+def test_batch_size_does_not_matter(folder: str) -> None:
+    pipe = load_components(folder).pipe
+    one_by_one = generate(pipe, PROMPTS, SEEDS, steps=3, guidance_scale=5.0, batch_size=1)
+    together = generate(pipe, PROMPTS, SEEDS, steps=3, guidance_scale=5.0, batch_size=3)
+    assert largest_difference(one_by_one, together) <= 1
+    assert largest_difference(one_by_one, generate(pipe, PROMPTS, [1, 2, 3], steps=3, guidance_scale=5.0)) > 1
+
+
+def test_samplers_that_draw_noise_at_each_step_are_seeded_per_picture(tmp_path: Path) -> None:
+    tiny_sdxl(tmp_path)
+    pipe = load_components(str(tmp_path)).pipe
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    one_by_one = generate(pipe, PROMPTS, SEEDS, steps=3, guidance_scale=0.0, batch_size=1)
+    assert largest_difference(one_by_one, generate(pipe, PROMPTS, SEEDS, steps=3, guidance_scale=0.0)) <= 1
+
+
+def test_progress_and_size(folder: str) -> None:
+    finished: list[int] = []
+    pictures = generate(
+        load_components(folder).pipe,
+        PROMPTS,
+        SEEDS,
+        steps=1,
+        guidance_scale=1.0,
+        batch_size=2,
+        size=16,
+        progress=finished.append,
+    )
+    assert finished == [2, 1]
+    assert [picture.size for picture in pictures] == [(16, 16)] * 3
+
+
+def test_trained_weights_in_single_precision_beside_half_precision_encoders(tmp_path: Path) -> None:
+    tiny_sdxl(tmp_path)
+    components = load_components(str(tmp_path), dtype="bfloat16")
+    make_trainable(components.denoiser, None)
+    assert len(generate(components.pipe, PROMPTS, SEEDS, steps=2, guidance_scale=5.0)) == 3
+
+
+def test_one_seed_for_each_picture(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="2 seeds for 3 prompts"):
+        generate(tiny_sd15(), PROMPTS, [1, 2], steps=1, guidance_scale=1.0)

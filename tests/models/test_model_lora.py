@@ -1,0 +1,68 @@
+"""Adapters on a denoiser, and full weights."""
+
+import pytest
+import torch
+from tiny_models import LATENT, TEXT_WIDTH, TOKENS, tiny_transformer_sd3, tiny_unet_sd15, tiny_unet_sdxl
+
+from mmalign.models import add_lora, make_trainable
+from mmalign.training.config import LoRAConfig
+
+
+def predict(unet: torch.nn.Module) -> torch.Tensor:
+    noise = torch.Generator().manual_seed(3)
+    latents = torch.randn(2, 4, LATENT, LATENT, generator=noise)
+    text = torch.randn(2, TOKENS, TEXT_WIDTH, generator=noise)
+    with torch.no_grad():
+        return unet(latents, torch.tensor([10, 900]), text).sample
+
+
+def test_the_policy_starts_exactly_at_the_base_model() -> None:
+    unet = tiny_unet_sd15()
+    before = predict(unet)
+    add_lora(unet, LoRAConfig(rank=4, alpha=16.0))
+    assert torch.equal(predict(unet), before)
+
+
+def test_the_update_is_alpha_over_rank_times_b_a() -> None:
+    unet = tiny_unet_sd15()
+    add_lora(unet, LoRAConfig(rank=4, alpha=2.0, targets=["to_q"]))
+    layer = next(module for name, module in unet.named_modules() if name.endswith("to_q"))
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    torch.nn.init.normal_(up)
+    x = torch.randn(5, layer.in_features)
+    torch.testing.assert_close(layer(x), layer.base_layer(x) + x @ down.T @ up.T * 2.0 / 4)
+
+
+@pytest.mark.parametrize("build", [tiny_unet_sd15, tiny_unet_sdxl, tiny_transformer_sd3])
+def test_only_adapters_are_trained_and_in_single_precision(build: object) -> None:
+    denoiser = build().to(torch.bfloat16)  # type: ignore[operator]
+    trained = make_trainable(denoiser, LoRAConfig(rank=2))
+    named = {name: parameter for name, parameter in denoiser.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert len(named) == len(trained)
+    assert all(".lora_" in name and parameter.dtype == torch.float32 for name, parameter in named.items())
+    frozen = [parameter for parameter in denoiser.parameters() if not parameter.requires_grad]
+    assert all(parameter.dtype == torch.bfloat16 for parameter in frozen)
+
+
+def test_all_targets_get_rank_and_dropout() -> None:
+    unet = tiny_unet_sd15()
+    add_lora(unet, LoRAConfig(rank=3, dropout=0.25, targets=["to_k", "to_out.0"]))
+    layers = {name: module for name, module in unet.named_modules() if hasattr(module, "lora_A")}
+    expected = {n for n, _ in tiny_unet_sd15().named_modules() if n.endswith(("to_k", "to_out.0"))}
+    assert set(layers) == expected
+    assert all(layer.r["default"] == 3 and layer.lora_dropout["default"].p == 0.25 for layer in layers.values())
+
+
+def test_a_target_that_matches_nothing_lists_what_exists() -> None:
+    unet = tiny_unet_sd15()
+    with pytest.raises(ValueError, match=r"to_quack.*to_out\.0.*to_q"):
+        add_lora(unet, LoRAConfig(targets=["to_q", "to_quack"]))
+    assert not getattr(unet, "peft_config", None)
+
+
+def test_full_weights_are_all_trained_in_single_precision() -> None:
+    unet = tiny_unet_sd15().requires_grad_(False).to(torch.bfloat16)
+    trained = make_trainable(unet, None)
+    assert len(trained) == len(list(unet.parameters()))
+    assert {parameter.dtype for parameter in trained} == {torch.float32}

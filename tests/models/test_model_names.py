@@ -1,0 +1,135 @@
+"""Finding a model by name, and saying what is wrong before a weight is read."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from mmalign.models import names, peek, resolve_model
+from mmalign.models.hub_errors import explain
+
+
+def write_index(folder: Path, **entries: object) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model_index.json").write_text(json.dumps(entries))
+    return str(folder)
+
+
+def hub_error(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    # huggingface_hub 2 brings its own copy of httpx; only the attributes of the response are read.
+    return kind("no", response=httpx.Response(status, request=httpx.Request("GET", "https://hub")))  # type: ignore[arg-type]
+
+
+def test_a_folder_is_itself(tmp_path: Path) -> None:
+    folder = write_index(tmp_path / "model", _class_name="StableDiffusionPipeline")
+    assert resolve_model(folder) == folder
+
+
+def test_a_hub_id_is_itself() -> None:
+    assert resolve_model("stabilityai/stable-diffusion-xl-base-1.0") == "stabilityai/stable-diffusion-xl-base-1.0"
+
+
+def test_playground_names_mean_the_packages_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "PLAYGROUND", tmp_path)
+    folder = write_index(tmp_path / "tiny-x", _class_name="StableDiffusionXLPipeline")
+    assert resolve_model("playground/tiny-x") == folder
+    with pytest.raises(ValueError, match=r"playground/tiny-y.*playground/tiny-x"):
+        resolve_model("playground/tiny-y")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no-such-folder", "not an existing folder and not a hub id"),
+        ("a/b/c", "not an existing folder and not a hub id"),
+        ("some/model.safetensors", "single file.*from_single_file"),
+    ],
+)
+def test_what_cannot_be_a_model(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve_model(name)
+
+
+def test_a_folder_that_is_no_pipeline_tells_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"no model_index\.json.*notes\.txt"):
+        resolve_model(str(tmp_path))
+
+
+def test_a_lora_folder_is_sent_to_generate(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="--aligned"):
+        resolve_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(("class_name", "kind"), names.KINDS.items())
+def test_peek_reads_the_kind(tmp_path: Path, class_name: str, kind: str) -> None:
+    folder = write_index(tmp_path, _class_name=class_name, unet=["diffusers", "X"], text_encoder_3=[None, None])
+    info = peek(folder)
+    assert (info.kind, info.class_name, info.absent) == (kind, class_name, ("text_encoder_3",))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True}, "SDXL refiner"),
+        ({"_class_name": "StableDiffusionInpaintPipeline"}, "edits pictures"),
+        ({"_class_name": "FluxPipeline"}, "FluxPipeline"),
+    ],
+)
+def test_other_pipelines_are_refused_with_the_list(tmp_path: Path, index: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=f"{message}.*StableDiffusionPipeline.*StableDiffusion3Pipeline"):
+        peek(write_index(tmp_path, **index))
+
+
+def test_offline_and_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"HF_HUB_OFFLINE.*`hf download nobody-at-all/absent`.*model\.name"):
+        peek("nobody-at-all/absent")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (hub_error(GatedRepoError, 403), r"gated.*hf auth login"),
+        (hub_error(HfHubHTTPError, 401), r"gated.*hf auth login"),
+        (hub_error(RepositoryNotFoundError, 401), "no model 'org/name'"),
+        (hub_error(RevisionNotFoundError, 404), "no revision 'v9'"),
+        (hub_error(RemoteEntryNotFoundError, 404), "lacks a file"),
+        (LocalEntryNotFoundError("x"), "hf download org/name --revision v9"),
+    ],
+)
+def test_each_hub_failure_says_what_to_do(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(ValueError, match=message):
+        peek("org/name", revision="v9")
+
+
+def test_the_cause_is_found_under_the_wrapping_of_other_libraries() -> None:
+    wrapped = OSError("Cannot load model org/name")
+    wrapped.__cause__ = hub_error(GatedRepoError, 403)
+    assert "gated" in explain(wrapped, "org/name")
+
+
+def test_unknown_causes_keep_their_own_words() -> None:
+    assert "disk on fire" in explain(OSError("disk on fire"), "org/name")
+
+
+def test_peek_needs_neither_torch_nor_diffusers() -> None:
+    program = "import sys; from mmalign.models import peek; print({'torch', 'diffusers'} & set(sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"
