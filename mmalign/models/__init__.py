@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from mmalign.models.card import Card
     from mmalign.models.encode import Encoder, PromptEmbeddings
     from mmalign.models.export import save_aligned
-    from mmalign.models.generate import generate
     from mmalign.models.loading import Components, load_components
     from mmalign.models.lora import add_lora, make_trainable, trainable_parameters
     from mmalign.models.names import ModelInfo, peek, resolve_model
+    from mmalign.models.sampling import generate
 
 _HOMES = {
     "Card": "card",
@@ -29,7 +29,7 @@ _HOMES = {
     "ModelInfo": "names",
     "PromptEmbeddings": "encode",
     "add_lora": "lora",
-    "generate": "generate",
+    "generate": "sampling",
     "load_aligned": "aligned",
     "load_components": "loading",
     "make_trainable": "lora",
@@ -60,7 +60,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # The function `generate` shares its name with its module: store it, or the module would shadow it.
     value = vars(import_module(f"{__name__}.{_HOMES[name]}"))[name]
     globals()[name] = value
     return value
