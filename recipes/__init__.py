@@ -1,0 +1,1 @@
+"""Recipes: one YAML per published or played-through run, shipped as data (``mmalign recipes list``)."""
