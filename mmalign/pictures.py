@@ -12,7 +12,7 @@ GAP = 8
 MARGIN = 16
 FONT_SIZE = 15
 MAX_LINES = 4
-SIDES = ("base", "aligned")
+PROMPTS_PER_BAND = 6
 BACKGROUND, INK = (255, 255, 255), (38, 38, 44)
 
 
@@ -56,11 +56,21 @@ def grid(
 def comparison_grid(
     base: Sequence[Sequence[Image.Image]], aligned: Sequence[Sequence[Image.Image]], prompts: Sequence[str]
 ) -> Image.Image:
-    """Base beside aligned, one row per prompt, for pictures [prompts][seeds]: columns base 1, aligned 1, base 2, ..."""
-    seeds = len(base[0]) if base else 0
-    rows = [[side for pair in zip(*sides, strict=True) for side in pair] for sides in zip(base, aligned, strict=True)]
-    names = list(SIDES) if seeds == 1 else [f"{side}, seed {n}" for n in range(seeds) for side in SIDES]
-    return grid(rows, row_labels=prompts, column_labels=names)
+    """Base above aligned for every prompt and seed, pictures [prompts][seeds]; a new band after every sixth prompt."""
+    if not (len(base) == len(aligned) == len(prompts) > 0):
+        raise ValueError(f"got {len(prompts)} prompts, {len(base)} rows of base and {len(aligned)} of aligned pictures")
+    seeds, bands = len(base[0]), []
+    for start in range(0, len(prompts), PROMPTS_PER_BAND):
+        band = slice(start, start + PROMPTS_PER_BAND)
+        rows = [[row[seed] for row in side[band]] for seed in range(seeds) for side in (base, aligned)]
+        names = [side if seeds == 1 else f"{side} {seed + 1}" for seed in range(seeds) for side in ("base", "aligned")]
+        bands.append(grid(rows, row_labels=names, column_labels=prompts[band]))
+    canvas = Image.new("RGB", (max(band.width for band in bands), sum(band.height for band in bands)), BACKGROUND)
+    top = 0
+    for band in bands:
+        canvas.paste(band, (0, top))
+        top += band.height
+    return canvas
 
 
 def save_png(picture: Image.Image, path: Path) -> Path:

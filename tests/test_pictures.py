@@ -48,13 +48,29 @@ def test_labels_take_room_leave_the_pictures_whole_and_are_deterministic():
     assert (np.asarray(canvas)[:MARGIN] == 255).all()  # cut after four lines, so nothing runs over the edge
 
 
-def test_comparison_alternates_base_and_aligned():
-    base, aligned = [[noise(130, 1), noise(130, 2)]], [[noise(130, 3), noise(130, 4)]]
-    canvas = comparison_grid(base, aligned, ["a red circle"])
-    top = canvas.height - MARGIN - 130
-    for index, picture in enumerate([base[0][0], aligned[0][0], base[0][1], aligned[0][1]]):
-        left = canvas.width - MARGIN - (4 - index) * (130 + GAP) + GAP
-        assert np.array_equal(canvas.crop((left, top, left + 130, top + 130)), picture)
+def test_comparison_has_base_above_aligned_in_bands_of_six_prompts():
+    base = [[noise(130, prompt)] for prompt in range(8)]
+    aligned = [[noise(130, 100 + prompt)] for prompt in range(8)]
+    canvas = comparison_grid(base, aligned, [str(prompt) for prompt in range(8)])
+    pixels = np.asarray(canvas)
+    places = {}
+    for name, side in (("base", base), ("aligned", aligned)):
+        for prompt, (picture,) in enumerate(side):
+            corner = np.asarray(picture)[0, :8]
+            rows, columns = np.nonzero((pixels[:, : canvas.width - 7] == corner[0]).all(axis=-1))
+            found = [(y, x) for y, x in zip(rows, columns, strict=True) if (pixels[y, x : x + 8] == corner).all()]
+            assert len(found) == 1
+            places[name, prompt] = found[0]
+    for prompt in range(8):
+        assert places["base", prompt][1] == places["aligned", prompt][1]
+        assert places["aligned", prompt][0] - places["base", prompt][0] == 130 + GAP
+    assert places["base", 6][0] > places["aligned", 0][0] + 130
+    assert places["base", 6][1] == places["base", 0][1]
+
+
+def test_comparison_of_uneven_sides_is_refused():
+    with pytest.raises(ValueError, match="2 prompts, 1 rows of base and 1 of aligned"):
+        comparison_grid([[noise(9)]], [[noise(9)]], ["a", "b"])
 
 
 @pytest.mark.parametrize(

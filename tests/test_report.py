@@ -31,7 +31,7 @@ def training_lines(steps=300, seed=0):
         yield {
             "step": step, "loss": 0.6931 - 0.14 * done + rng.normal(0, 0.05), "margin": chosen - rejected,
             "accuracy": float(np.clip(0.5 + 0.2 * done + rng.normal(0, 0.1), 0, 1)), "chosen_logratio": chosen,
-            "rejected_logratio": rejected, "learning_rate": 1e-4, "grad_norm": 0.4, "seconds": 0.7, "unknown": [1],
+            "rejected_logratio": rejected, "learning_rate": 1e-4, "grad_norm": 0.4 + 0.1 * rng.exponential(), "seconds": 0.7, "unknown": [1],
             "margin_by_timestep": dict(zip(BINS, np.where(rng.random(10) < 0.3, None, margins), strict=True)),
         }  # fmt: skip
         if step % 50 == 0:
@@ -86,12 +86,12 @@ def page(run_folder):
 
 def test_every_part_of_the_run_is_there(page):
     for anchor in ("before-after", "measured", "training", "pictures", "data", "reproduce"):
-        assert f'<section id="{anchor}">' in page
+        assert f'<section id="{anchor}"' in page
         assert f'href="#{anchor}"' in page
     charts = re.findall(r'<svg role="img" aria-label="([^"]*)"', page)
     assert charts == [
         "Share of pictures that get each attribute right", "Loss", "Accuracy", "Margin",
-        "Chosen and rejected log-ratio", "Margin by timestep",
+        "Chosen and rejected log-ratio", "Margin by timestep", "Gradient norm",
     ]  # fmt: skip
     assert "git_commit" in page
     assert "packages / torch" in page

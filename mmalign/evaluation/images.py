@@ -40,13 +40,18 @@ class ImageEvaluation:
     bootstrap: int
     seed: int
 
+    @property
+    def size(self) -> str:
+        """``200 prompts x 2 seeds``."""
+        return f"{self.n_prompts} prompts x {self.n_seeds} seed{'s' * (self.n_seeds > 1)}"
+
     def summary(self) -> str:
         """One line: ``win rate 0.612 [0.561, 0.664] by oracle ...``."""
         wins, counts = (
             self.win_rate,
             f"{self.win_rate.wins} won, {self.win_rate.ties} tied, {self.win_rate.losses} lost",
         )
-        line = f"win rate {wins} by {self.scorer} over {self.n_prompts} prompts x {self.n_seeds} seeds ({counts})"
+        line = f"win rate {wins} by {self.scorer} over {self.size} ({counts})"
         if self.all_correct is None:
             return line
         change = self.all_correct

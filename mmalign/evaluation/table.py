@@ -37,7 +37,7 @@ def comparison_table(evaluation: "ImageEvaluation") -> Table:
 
 def _add(table: Table, name: str, row: MeanDifference) -> None:
     change = row.difference
-    text = f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
+    text = f"{change.value:+z.3f} [{change.low:+z.3f}, {change.high:+z.3f}]"
     colour = _colour(change.low, change.high)
     table.add_row(escape(name), f"{row.base.value:.3f}", f"{row.aligned.value:.3f}", f"[{colour}]{escape(text)}[/]")
 

@@ -8,7 +8,7 @@ from mmalign.report.run import Run, by_timestep, series
 
 
 def curves_section(run: Run) -> Markup:
-    """Loss, accuracy, margin, chosen and rejected, margin by timestep: those that the log has, in this order."""
+    """Loss, accuracy, margin, chosen and rejected, margin by timestep: those that the log has."""
     charts = [
         _chart(run, "Loss", {"loss": "accent"}, "Averaged over the global batch of each optimizer step."),
         _chart(
@@ -18,6 +18,7 @@ def curves_section(run: Run) -> Markup:
         _chart(run, "Margin", {"margin": "accent"}, "Chosen log-ratio minus rejected log-ratio.", guide=0.0),
         _sides_chart(run),
         _timestep_chart(run),
+        _chart(run, "Gradient norm", {"grad_norm": "accent"}, "Before clipping. Spikes are the steps to distrust."),
     ]  # fmt: skip
     shown = [chart for chart in charts if chart.text]
     if not shown:
@@ -77,7 +78,7 @@ def _timestep_chart(run: Run) -> Markup:
         "Margin by diffusion timestep: 0 is nearly clean, the top is nearly noise. Blue is above zero, orange below."
     )
     svg = heat_map("Margin by timestep", names, steps, values)
-    return markup('<figure class="wide"><h3>Margin by timestep</h3>{}<p>{}</p></figure>', svg, explanation)
+    return markup("<figure><h3>Margin by timestep</h3>{}<p>{}</p></figure>", svg, explanation)
 
 
 def _chart(run: Run, title: str, keys: dict[str, str], explanation: str, guide: float | None = None) -> Markup:

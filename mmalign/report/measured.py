@@ -1,7 +1,7 @@
 """The head of the page and the section of measured results: win rate, tiles, dots with whiskers, the table."""
 
-from mmalign.evaluation import ImageEvaluation, MeanDifference, WinRate
-from mmalign.report.figures import whiskers
+from mmalign.evaluation import Estimate, ImageEvaluation, MeanDifference, WinRate
+from mmalign.report.figures import smooth, whiskers
 from mmalign.report.markup import NOTHING, Markup, join, markup
 from mmalign.report.run import Run, series
 
@@ -32,12 +32,13 @@ def tiles(run: Run) -> Markup:
         for name, row in rows:
             if row is not None:
                 change = row.difference
-                interval = f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
+                interval = f"{change.value:+z.3f} [{change.low:+z.3f}, {change.high:+z.3f}]"
                 facts.append((name, f"{row.base.value:.3f} → {row.aligned.value:.3f}", interval))
-    for name, lines, key in (("held-out accuracy", run.held_out, "accuracy"), ("training loss", run.training, "loss")):
+    for name, lines, key in (("held-out accuracy", run.held_out, "accuracy"), ("loss, smoothed", run.training, "loss")):
         steps, values = series(lines, key)
         if len(values):
-            facts.append((name, f"{values[-1]:.4g}", f"at step {steps[-1]:.0f}; first {values[0]:.4g}"))
+            course = values if lines is run.held_out else smooth(values)
+            facts.append((name, f"{course[-1]:.3g}", f"at step {steps[-1]:.0f}; first {course[0]:.3g}"))
     boxes = [markup('<div class="tile"><span>{}</span><strong>{}</strong><em>{}</em></div>', *fact) for fact in facts]
     return markup('<div class="tiles">{}</div>', join(boxes)) if boxes else NOTHING
 
@@ -47,14 +48,13 @@ def measured_section(evaluation: ImageEvaluation | None) -> Markup:
     if evaluation is None:
         return NOTHING
     rules = (
-        f"Judged by {evaluation.scorer} on {evaluation.n_prompts} prompts x {evaluation.n_seeds} seeds, the same for "
-        f"both models. Equal scores count one half: {evaluation.win_rate.wins} won, {evaluation.win_rate.ties} tied, "
+        f"Judged by {evaluation.scorer} on {evaluation.size}, the same for both models. "
+        f" Equal scores count one half: {evaluation.win_rate.wins} won, {evaluation.win_rate.ties} tied, "
         f"{evaluation.win_rate.losses} lost. Intervals are 95 %, from {evaluation.bootstrap} resamples of the prompts."
     )
     parts = [
         markup('<h2>Measured</h2><p class="quiet">{}</p>', rules),
-        _attributes(evaluation),
-        _table(evaluation),
+        markup('<div class="measured">{}{}</div>', _attributes(evaluation), _table(evaluation)),
     ]
     return markup('<section id="measured">{}</section>', join(parts))
 
@@ -82,7 +82,7 @@ def _attributes(evaluation: ImageEvaluation) -> Markup:
         '<span style="--key: var(--accent)">aligned</span></div>'
     )
     return markup(
-        '<div class="charts"><figure class="wide"><h3>Share of pictures that get it right</h3>{}{}</figure></div>',
+        "<figure><h3>Share of pictures that get it right</h3>{}{}</figure>",
         legend, whiskers("Share of pictures that get each attribute right", rows),
     )  # fmt: skip
 
@@ -97,27 +97,29 @@ def _table(evaluation: ImageEvaluation) -> Markup:
     ]
     bodies = []
     for title, rows in groups:
-        head = markup('<tr><th colspan="5" scope="rowgroup">{}</th></tr>', title) if title else NOTHING
+        head = markup('<tr><th colspan="4" scope="rowgroup">{}</th></tr>', title) if title else NOTHING
         if rows:
-            bodies.append(markup('<tbody class="group">{}{}</tbody>', head, join(_row(*row) for row in rows.items())))
-    columns = ("", "base", "aligned", "difference", "prompts")
+            bodies.append(
+                markup(
+                    '<tbody class="group">{}{}</tbody>',
+                    head,
+                    join(_row(name, row, evaluation.n_prompts) for name, row in rows.items()),
+                )
+            )
+    columns = ("", "base", "aligned", "difference")
     head = join(markup('<th scope="col">{}</th>', column) for column in columns)
     return markup('<div class="scroll"><table><thead><tr>{}</tr></thead>{}</table></div>', head, join(bodies))
 
 
-def _row(name: str, row: MeanDifference) -> Markup:
-    sides = [
-        markup("<td>{} <small>[{}, {}]</small></td>", f"{side.value:.3f}", f"{side.low:.3f}", f"{side.high:.3f}")
-        for side in (row.base, row.aligned)
-    ]
+def _row(name: str, row: MeanDifference, n_prompts: int) -> Markup:
     change = row.difference
     mark = "good" if change.low > 0 else "bad" if change.high < 0 else ""
-    text = f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
-    return markup(
-        '<tr><th scope="row">{}</th>{}<td class="{}">{}</td><td>{}</td></tr>',
-        name,
-        join(sides),
-        mark,
-        text,
-        row.n_prompts,
-    )
+    cells = [_cell(row.base, "side", ""), _cell(row.aligned, "side", ""), _cell(change, mark, "+")]
+    # Only some prompts ask for some attributes; a number over fewer prompts says so.
+    count = markup("<small>{} prompts</small>", row.n_prompts) if row.n_prompts != n_prompts else NOTHING
+    return markup('<tr><th scope="row">{}{}</th>{}</tr>', name, count, join(cells))
+
+
+def _cell(estimate: Estimate, css_class: str, sign: str) -> Markup:
+    value, low, high = (f"{number:{sign}z.3f}" for number in (estimate.value, estimate.low, estimate.high))
+    return markup('<td class="{}">{}<small>[{}, {}]</small></td>', css_class, value, low, high)

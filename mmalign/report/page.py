@@ -59,8 +59,13 @@ def build_page(run: Run) -> str:
 def _before_after(run: Run) -> Markup:
     if run.before_after is None:
         return NOTHING
-    figure = _picture(run.before_after, "the same prompts and seeds, base and aligned")
-    return markup('<section id="before-after"><h2>Before and after</h2><br>{}</section>', figure)
+    text = "Base and aligned on the same prompts and seeds."
+    figure = _picture(run.before_after, "base and aligned, same prompts and seeds")
+    return markup(
+        '<section id="before-after" class="before"><h2>Before and after</h2><p class="quiet">{}</p>{}</section>',
+        text,
+        figure,
+    )
 
 
 def _pictures(run: Run) -> Markup:

@@ -61,11 +61,12 @@ figure { margin: 0; padding: 16px 16px 12px; background: var(--card); border: 1p
 figure svg { display: block; width: 100%; height: auto; margin-top: 6px; }
 figure svg text { font-family: var(--sans) !important; }
 figure p { margin: 4px 0 0; font-size: 13.5px; color: var(--muted); }
-figure.wide { grid-column: 1 / -1; }
-figure.picture { padding: 0; overflow: hidden; background: #ffffff; }
+.measured { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 430px), 1fr)); gap: 18px;
+  margin-top: 18px; align-items: start; }
+figure.picture { padding: 0; overflow-x: auto; background: #ffffff; }
 figure.picture img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-figure.picture figcaption { padding: 8px 14px; background: var(--card); border-top: 1px solid var(--line);
-  font-size: 13.5px; color: var(--muted); }
+figure.picture figcaption { position: sticky; left: 0; padding: 8px 14px; background: var(--card);
+  border-top: 1px solid var(--line); font-size: 13.5px; color: var(--muted); }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 16px; margin-top: 2px; font-size: 13px; color: var(--muted); }
 .legend span::before { content: ""; display: inline-block; width: 16px; margin-right: 6px; vertical-align: middle;
   border-top: 3px solid var(--key); }
@@ -75,17 +76,17 @@ figure.picture figcaption { padding: 8px 14px; background: var(--card); border-t
 .strip figure { flex: 0 0 auto; width: min(82vw, 400px); scroll-snap-align: start; }
 .note { margin: 16px 0; padding: 12px 16px; max-width: none; background: var(--wash);
   border-left: 3px solid var(--accent); border-radius: 0 10px 10px 0; font-size: 15px; }
-.scroll { overflow-x: auto; margin-top: 16px; border: 1px solid var(--line); border-radius: 12px;
+.scroll { overflow-x: auto; min-width: 0; border: 1px solid var(--line); border-radius: 12px;
   background: var(--card); }
 table { width: 100%; border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { padding: 8px 14px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: 7px 14px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 tr:last-child > * { border-bottom: 0; }
 th { font-weight: 500; }
 thead th { color: var(--muted); font-size: 13px; }
-th:first-child, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-td.text { width: 70%; }
+th:first-child, td.text { text-align: left; white-space: normal; overflow-wrap: break-word; min-width: 6em; }
+td.text { width: 70%; overflow-wrap: anywhere; }
 tbody.group th[colspan] { padding-top: 14px; color: var(--muted); font-size: 13px; }
-td small { color: var(--muted); }
+td small, th small { display: block; color: var(--muted); font-size: 12px; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 details { margin: 12px 0; border: 1px solid var(--line); border-radius: 12px; background: var(--card); }
 summary { padding: 10px 16px; cursor: pointer; font-weight: 500; }
@@ -103,7 +104,8 @@ footer { padding-top: 18px; padding-bottom: 40px; color: var(--muted); font-size
   .tiles { grid-template-columns: 1fr 1fr; }
   figure { padding: 12px 10px 10px; }
   th, td { padding: 7px 10px; }
-  td small { display: none; }
+  .before img { min-width: 680px; }
+  td.side small { display: none; }
 }
 @media print { nav { display: none; } figure, .tile, tr { break-inside: avoid; } }
 """
