@@ -31,7 +31,8 @@ def training_lines(steps=300, seed=0):
         yield {
             "step": step, "loss": 0.6931 - 0.14 * done + rng.normal(0, 0.05), "margin": chosen - rejected,
             "accuracy": float(np.clip(0.5 + 0.2 * done + rng.normal(0, 0.1), 0, 1)), "chosen_logratio": chosen,
-            "rejected_logratio": rejected, "learning_rate": 1e-4, "grad_norm": 0.4 + 0.1 * rng.exponential(), "seconds": 0.7, "unknown": [1],
+            "rejected_logratio": rejected, "learning_rate": 1e-4, "grad_norm": 0.4 + 0.1 * rng.exponential(),
+            "seconds": 0.7, "unknown": [1],
             "margin_by_timestep": dict(zip(BINS, np.where(rng.random(10) < 0.3, None, margins), strict=True)),
         }  # fmt: skip
         if step % 50 == 0:
