@@ -7,13 +7,13 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
-from mmalign.data.decode import UnreadableImage, decode
+from mmalign.data.decoding import UnreadableImage, decode
 from mmalign.data.images import open_images
 from mmalign.data.pickapic import open_pickapic
 from mmalign.data.pixels import PreparedPair, prepare_pair
 from mmalign.data.split import split_by_prompt
 from mmalign.data.table import PairTable, TableReport
-from mmalign.data.verify import verify
+from mmalign.data.verification import verify
 from mmalign.training.config import DataConfig
 
 SOURCES: dict[str, Callable[[DataConfig], PairTable]] = {
@@ -40,7 +40,7 @@ __all__ = [
 def open_source(config: DataConfig, *, record: Path | None = None) -> PairTable:
     """The table ``config`` asks for: indexed, ties settled, cut to ``max_rows``, every picture checked.
 
-    ``record``: where the result of the picture check is kept and found again (see :func:`mmalign.data.verify.verify`).
+    ``record``: a JSON file that keeps the result of the picture check, so that it need not be repeated (see ``verify``).
     Raises ValueError for an unknown source, an unusable file, or more than ``max_corrupt`` unusable rows.
     """
     if config.source not in SOURCES:

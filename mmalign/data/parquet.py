@@ -32,7 +32,8 @@ class PictureReader:
 
     Parquet cannot jump to a row: a read decodes its row group from the start, in small batches, up to the row. Rows
     passed on the way stay in a cache of ``cache_bytes``, and a read further on in the same group continues the
-    stream, so reading in order costs one pass. Safe in threads, after a fork, and to pickle (the cache stays behind).
+    stream, so reading in order costs one pass. Memory: the cache and a page per column (writers put up to about 1000
+    values in a page). Safe in threads, after a fork, and to pickle (the cache stays behind).
     """
 
     def __init__(self, shards: Sequence[Shard], columns: Sequence[str], cache_bytes: int = CACHE_BYTES) -> None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from mmalign.data.decode import decode
+from mmalign.data.decoding import decode
 from mmalign.types import CHOSEN, REJECTED, PreferencePair
 
 

@@ -57,4 +57,4 @@ def _csv(path: Path) -> Iterator[Record]:
                     )
                 yield Record(line, {name: value for name, value in fields.items() if value.strip()})
         except csv.Error as error:
-            raise ValueError(f"{path}:{rows.line_num}: not CSV ({error})") from error
+            raise ValueError(f"{path}: not CSV after line {rows.line_num} ({error})") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mmalign.data.decode import UnreadableImage, decode
+from mmalign.data.decoding import UnreadableImage, decode
 from mmalign.data.table import NAMED, PairTable, hashed, named
 from mmalign.types import PreferencePair
 
