@@ -49,11 +49,14 @@ def stack_branches(batch: Batch, branches: Sequence[str]) -> Samples:
 
 
 def stack_time_ids(batch: Batch, samples: Samples) -> Float[Tensor, " samples 6"]:
-    """SDXL micro-conditioning of every sample, in float32: 257 or 1023 would be rounded in half precision."""
+    """SDXL micro-conditioning of every sample, in float32: half precision would make 256 of 257, 1024 of 1023."""
     given = batch.time_ids or {}
     missing = [branch for branch in samples.shapes if branch not in given]
     if missing:
         raise ValueError(f"batch.time_ids has no entry for {missing}; it has {sorted(given)}. Add [batch, 6] for each")
+    rounded = [branch for branch in samples.shapes if given[branch].dtype in (torch.bfloat16, torch.float16)]
+    if rounded:
+        raise ValueError(f"batch.time_ids of {rounded} is in half precision, which rounds sizes; give it in float32")
     of_samples = []
     for branch, shape in samples.shapes.items():
         of_branch = given[branch].float()

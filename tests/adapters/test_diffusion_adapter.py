@@ -204,6 +204,13 @@ def test_time_ids_must_cover_every_branch():
         adapter_for().score(Spy(), None, dataclasses.replace(batch, time_ids={"chosen": batch.time_ids["chosen"]}))
 
 
+def test_micro_conditioning_that_was_rounded_already_is_refused():
+    batch = random_batch("sdxl")
+    halved = {branch: ids.bfloat16() for branch, ids in batch.time_ids.items()}
+    with pytest.raises(ValueError, match="is in half precision, which rounds sizes"):
+        adapter_for().score(Spy(), None, dataclasses.replace(batch, time_ids=halved))
+
+
 @pytest.mark.parametrize("branches", [("chosen", "winner"), ("winner",), ()])
 def test_unknown_branches_list_those_of_the_batch(branches):
     with pytest.raises(ValueError, match=r"this batch has \['chosen', 'rejected'\]"):

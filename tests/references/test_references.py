@@ -165,6 +165,15 @@ def test_the_wrapped_policy_is_run_and_the_unwrapped_one_is_switched(tmp_path):
         torch.testing.assert_close(distributed["module." + name], gradient)
 
 
+def test_a_compiled_policy_notices_that_its_adapters_are_off():
+    policy = with_lora()
+    compiled = torch.compile(policy, backend="aot_eager")
+    scores = score(compiled, LoRAOffReference(policy))
+    eager = score(policy, LoRAOffReference(policy))
+    torch.testing.assert_close(scores.chosen_logp, eager.chosen_logp, rtol=0, atol=1e-6)
+    torch.testing.assert_close(scores.ref_chosen_logp, eager.ref_chosen_logp, rtol=0, atol=1e-6)
+
+
 # --- fingerprints
 
 
