@@ -19,8 +19,8 @@ class Judgement:
     """Whether the picture shows each attribute the caption asks for.
 
     Always asked for: ``background``, ``style`` and ``count`` (a caption of one thing asks for exactly one). Levels
-    ``single`` and ``count`` add ``shape`` and ``colour`` of every thing seen, ``single`` also ``size``. Other levels add
-    ``shape 1``, ``colour 1``, ``shape 2``, ... in the order of the caption, and ``relation`` where one is stated.
+    ``single`` and ``count`` add ``shape`` and ``colour`` of every thing seen, ``single`` also ``size``. Other levels
+    add ``shape 1``, ``colour 1``, ``shape 2``, ... in the caption's order, and ``relation`` where one is stated.
     """
 
     correct: dict[str, bool]

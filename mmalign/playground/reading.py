@@ -29,7 +29,10 @@ _FOREGROUND_DISTANCE = 28.0
 _MIN_AREA = 24
 _MIN_AREA_OF_LARGEST = 0.08
 _COLOUR_TOLERANCE = 80.0
-_MIN_LIKENESS = 0.6
+_MIN_EXTENT = 4.0
+_MIN_LIKENESS = 0.7
+# Root mean square distance, in levels, of a thing's pixels from mixtures of its colour and the background.
+_MAX_IMPURITY = 60.0
 _MAX_SIZE_FACTOR = 1.35
 _GRID = 20
 
@@ -38,7 +41,7 @@ _GRID = 20
 class ThingRead:
     """One thing as it was read: attributes or None, its centre as fractions of the side, and its confidence.
 
-    ``confidence`` is the likeness (a correlation, at most 1) between the thing's coverage and the best renderer's picture.
+    ``confidence`` is the likeness (a correlation, at most 1) of its coverage and the most alike one of the renderer.
     """
 
     shape: str | None
@@ -52,7 +55,7 @@ class ThingRead:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows: its background, or None where the rim shows no one background, and things, largest first."""
+    """What a picture shows: its background, None where the rim does not agree on one, and its things, largest first."""
 
     background: str | None
     things: tuple[ThingRead, ...]
@@ -116,20 +119,17 @@ def _read_thing(region: np.ndarray, difference: np.ndarray, ground: np.ndarray) 
     strongest = strength >= np.quantile(strength, 0.75)
     towards = np.median(difference[region][strongest], axis=0)
     cover = np.where(region, difference @ (towards / (towards @ towards)), 0).clip(0, 1)
+    impurity = float(np.sqrt(((difference - cover[..., None] * towards)[region] ** 2).sum(axis=-1).mean()))
     rows, columns = _extent(cover, axis=1), _extent(cover, axis=0)
     height, width = rows[1] - rows[0], columns[1] - columns[0]
-    if min(height, width) < 4:
+    if min(height, width) < _MIN_EXTENT:
         return None
-    patch = _resample(cover, rows, columns)
-    templates, names = _templates()
-    likeness = templates @ _standardise(patch)
-    best = int(likeness.argmax())
-    confidence = float(likeness[best])
-    sure = confidence >= _MIN_LIKENESS
-    shape, style = names[best]
+    shape, style, confidence = _match(_resample(cover, rows, columns))
+    pure = impurity <= _MAX_IMPURITY
+    sure = pure and confidence >= _MIN_LIKENESS
     return ThingRead(
         shape=shape if sure else None,
-        colour=_read_colour(ground + towards),
+        colour=_read_colour(ground + towards) if pure else None,
         size=_read_size(shape, height, width) if sure else None,
         style=style if sure else None,
         x=(columns[0] + columns[1]) / 2 / SIDE,
@@ -138,8 +138,16 @@ def _read_thing(region: np.ndarray, difference: np.ndarray, ground: np.ndarray) 
     )
 
 
+def _match(patch: np.ndarray) -> tuple[str, str, float]:
+    """Shape and style of the most alike of the renderer's pictures, and the correlation with it."""
+    templates, names = _templates()
+    likeness = templates @ _standardise(patch)
+    best = int(likeness.argmax())
+    return *names[best], float(likeness[best])
+
+
 def _extent(cover: np.ndarray, axis: int) -> tuple[float, float]:
-    """First and last position along one side where the thing reaches half strength, between pixels where that fits."""
+    """Where the thing begins and ends along one side, in pixels: the lines that reach half strength, and parts beside."""
     profile = np.sort(cover, axis=axis)
     peak = profile[:, -2:].mean(axis=1) if axis == 1 else profile[-2:].mean(axis=0)
     inside = np.flatnonzero(peak > 0.5)

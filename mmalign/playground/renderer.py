@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from mmalign.playground.scene import BACKGROUNDS, COLOURS, SHAPES, STYLES, Scene, Thing
+from mmalign.playground.scene import SHAPES, STYLES, Scene, Thing
 
 COLOUR_RGB = {
     "red": (222, 40, 44),
@@ -126,7 +126,3 @@ def outline(shape: str) -> np.ndarray:
         turns = [np.array([[0, 1], [-1, 0]]), np.array([[-1, 0], [0, -1]]), np.array([[0, -1], [1, 0]])]
         return np.concatenate([quarter, *(quarter @ rotation for rotation in turns)])
     raise ValueError(f"shape {shape!r} is unknown; choose one of {', '.join(SHAPES)}")
-
-
-assert set(COLOUR_RGB) == set(COLOURS)
-assert set(BACKGROUND_RGB) == set(BACKGROUNDS)

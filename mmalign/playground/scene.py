@@ -70,7 +70,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, level: str = "single", *, held_out: bool | None = False) -> Scene:
-    """A random scene; ``held_out``: of the combinations kept for evaluation (True), of the others (False), of all (None)."""
+    """A random scene, of the combinations ``held_out`` for evaluation (True), the others (False) or all (None)."""
     if level not in LEVELS:
         raise ValueError(f"level {level!r} is unknown; choose one of {', '.join(LEVELS)}")
     while True:
@@ -133,7 +133,7 @@ def _distinct_prompts(level: str, n: int, seed: int, *, held_out: bool) -> list[
         before = len(prompts)
         prompts.setdefault(caption(sample_scene(rng, level, held_out=held_out)))
         draws_without_news = 0 if len(prompts) > before else draws_without_news + 1
-        if draws_without_news > 20_000:
+        if draws_without_news > 10_000:
             raise ValueError(f"level {level!r} has only {len(prompts)} such prompts; ask for fewer than {n}")
     return list(prompts)
 
