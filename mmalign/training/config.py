@@ -19,10 +19,10 @@ class Section(BaseModel):
 class LoRAConfig(Section):
     """Low-rank adapters through peft. ``alpha / rank`` is the factor on the update; ``targets`` are module suffixes."""
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(16.0, gt=0)
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
     targets: list[str] = Field(default=["to_k", "to_q", "to_v", "to_out.0"], min_length=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class ModelConfig(Section):
@@ -38,7 +38,7 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Where preference pairs come from and how pixels are prepared (jointly for both sides of a pair).
 
-    ``source`` is a key of ``mmalign.data.SOURCES``. ``ties``: ``drop`` them, keep them as ``soft`` labels, or ``error``.
+    ``source`` is a key of ``mmalign.data.SOURCES``. ``ties``: ``drop`` them, keep them as ``soft`` labels, ``error``.
     ``max_corrupt`` is the share of unreadable rows above which a run refuses to start. ``held_out`` is the share of
     *prompts* (never of rows of the same prompt) kept for the held-out metric.
     """
@@ -46,13 +46,13 @@ class DataConfig(Section):
     source: str
     path: str
     ties: Literal["drop", "soft", "error"] = "drop"
-    resolution: int = Field(512, ge=8)
+    resolution: int = Field(default=512, ge=8)
     crop: Literal["center", "random"] = "center"
     flip: bool = False
-    caption_dropout: float = Field(0.0, ge=0, le=1)
-    max_corrupt: float = Field(0.01, ge=0, le=1)
-    max_rows: int | None = Field(None, ge=1)
-    held_out: float = Field(0.0, ge=0, lt=1)
+    caption_dropout: float = Field(default=0.0, ge=0, le=1)
+    max_corrupt: float = Field(default=0.01, ge=0, le=1)
+    max_rows: int | None = Field(default=None, ge=1)
+    held_out: float = Field(default=0.0, ge=0, lt=1)
     cache: Literal["none", "memory"] = "none"
 
 
@@ -61,40 +61,40 @@ class TimestepConfig(Section):
     uniform or ``logit_normal`` times; ``shift: null`` takes the scheduler's."""
 
     kind: Literal["uniform", "turbo", "logit_normal"] = "uniform"
-    shift: float | None = Field(None, gt=0)
+    shift: float | None = Field(default=None, gt=0)
     logit_mean: float = 0.0
-    logit_std: float = Field(1.0, gt=0)
+    logit_std: float = Field(default=1.0, gt=0)
 
 
 class EMAConfig(Section):
     """Exponential moving average of the trained weights; it is what is exported and evaluated."""
 
-    decay: float = Field(0.999, gt=0, lt=1)
+    decay: float = Field(default=0.999, gt=0, lt=1)
 
 
 class TrainingConfig(Section):
     """The loop. The global batch is ``batch_size * accumulation * processes`` rows; the loss is averaged over it."""
 
     steps: int = Field(..., ge=1)
-    batch_size: int = Field(4, ge=1)
-    accumulation: int = Field(1, ge=1)
-    learning_rate: float = Field(1e-5, gt=0)
+    batch_size: int = Field(default=4, ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-5, gt=0)
     optimizer: Literal["adamw", "adamw_8bit", "adafactor"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    max_grad_norm: float | None = Field(1.0, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False
     compile: bool = False
     ema: EMAConfig | None = None
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     timesteps: TimestepConfig = Field(default_factory=TimestepConfig)
-    checkpoint_every: int | None = Field(None, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
-    log_every: int = Field(1, ge=1)
-    workers: int = Field(0, ge=0)
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    log_every: int = Field(default=1, ge=1)
+    workers: int = Field(default=0, ge=0)
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
     strategy: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = "auto"
 
@@ -105,21 +105,21 @@ class PicturesConfig(Section):
     every: int = Field(..., ge=1)
     prompts: list[str] = Field(..., min_length=1)
     seed: int = 0
-    inference_steps: int = Field(20, ge=1)
-    guidance_scale: float = Field(5.0, ge=0)
+    inference_steps: int = Field(default=20, ge=1)
+    guidance_scale: float = Field(default=5.0, ge=0)
 
 
 class EarlyStopConfig(Section):
-    """Stop after ``patience`` evaluations without improvement of ``metric``; the best checkpoint is what is exported."""
+    """Stop after ``patience`` evaluations without improvement of ``metric``; the best checkpoint is exported."""
 
     metric: Literal["loss", "accuracy", "margin"] = "accuracy"
-    patience: int = Field(3, ge=1)
+    patience: int = Field(default=3, ge=1)
 
 
 class EvaluationConfig(Section):
     """What is measured during training, on ``data.held_out`` pairs, with the same noise every time."""
 
-    every: int | None = Field(None, ge=1)
+    every: int | None = Field(default=None, ge=1)
     early_stop: EarlyStopConfig | None = None
     pictures: PicturesConfig | None = None
 
@@ -160,5 +160,5 @@ class Config(Section):
         if self.training.schedule == "constant" and self.training.warmup_steps >= self.training.steps:
             problems.append("training.warmup_steps must be smaller than training.steps")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
