@@ -40,7 +40,7 @@ __all__ = [
 def open_source(config: DataConfig, *, record: Path | None = None) -> PairTable:
     """The table ``config`` asks for: indexed, ties settled, cut to ``max_rows``, every picture checked.
 
-    ``record``: a JSON file that keeps the result of the picture check, so that it need not be repeated (see ``verify``).
+    ``record``: a JSON file that keeps the result of the picture check, so that it is not repeated (see ``verify``).
     Raises ValueError for an unknown source, an unusable file, or more than ``max_corrupt`` unusable rows.
     """
     if config.source not in SOURCES:
