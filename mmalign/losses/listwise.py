@@ -85,4 +85,4 @@ def _ranks(scores: Tensor, labels: Tensor) -> Tensor:
     tied = score_gap == 0
     ahead = (score_gap < 0) | (tied & (label_gap < 0))
     same = tied & (label_gap == 0)
-    return 1 + ahead.sum(dim=-1) + 0.5 * (same.sum(dim=-1) - 1)
+    return 1 + ahead.sum(dim=-1, dtype=labels.dtype) + 0.5 * (same.sum(dim=-1, dtype=labels.dtype) - 1)

@@ -30,8 +30,8 @@ def kto(
 ) -> Rows:
     """w (1 - sigma(v)), v = +-beta (x - max(0, kl)): + for desirable rows, - for the others.
 
-    KTO (arXiv 2402.01306), weights lambda_D and lambda_U. ``kl`` is the reference point z0 >= 0: the mean log-ratio over
-    mismatched prompt-response pairs in TRL and the paper, over the matched batch in Diffusion-KTO.
+    KTO (arXiv 2402.01306), weights lambda_D and lambda_U. ``kl`` is the reference point z0 >= 0: the mean log-ratio of
+    mismatched prompt-response pairs in TRL and the paper, of the matched batch in Diffusion-KTO.
     """
     value = _value(logratio, desirable, beta, kl)
     return _side_weights(value, desirable, desirable_weight, undesirable_weight) * torch.sigmoid(-value)
