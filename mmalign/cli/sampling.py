@@ -1,0 +1,127 @@
+"""What ``generate`` and ``evaluate images`` share: reading prompts and seeds, and sampling two models alike."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Dtype(StrEnum):
+    """Precision of the denoiser and text encoders; the VAE is always fp32."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Which models to sample and how.
+
+    ``aligned``: the folder with the weights. ``lora_scale``: strength of its LoRA, 1 as trained. ``device`` None: CUDA
+    where there is one.
+    """
+
+    base: str
+    aligned: Path | None = None
+    steps: int = 30
+    guidance: float = 5.0
+    batch_size: int = 4
+    lora_scale: float = 1.0
+    dtype: Dtype = Dtype.float32
+    device: str | None = None
+
+    def check(self) -> None:
+        """``ValueError`` for a model that does not exist, before any weight is loaded."""
+        from mmalign.models import peek
+
+        peek(self.base)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides a picture besides its prompt and seed, ready for JSON."""
+        return {**asdict(self), "aligned": None if self.aligned is None else str(self.aligned)}
+
+
+def read_prompts(file: Path | None, texts: Sequence[str] | None) -> list[str]:
+    """Prompts from ``--prompts FILE`` (a line each, or JSONL with ``prompt``), or from ``--prompt TEXT``."""
+    if (file is None) == (not texts):
+        raise ValueError("give prompts either with --prompts FILE or with --prompt TEXT (repeatable)")
+    prompts = [text.strip() for text in texts or []] if file is None else _prompts_in(file)
+    prompts = [prompt for prompt in prompts if prompt]
+    if not prompts:
+        raise ValueError(f"there are no prompts in {file if file else '--prompt'}")
+    twice = sorted({prompt for prompt in prompts if prompts.count(prompt) > 1})
+    if twice:
+        raise ValueError(f"prompts given twice: {'; '.join(map(repr, twice[:5]))}. Use more seeds instead")
+    return prompts
+
+
+def _prompts_in(file: Path) -> list[str]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    if file.suffix != ".jsonl":
+        return [line.strip() for line in lines]
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            prompts.append(str(json.loads(line)["prompt"]).strip())
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise ValueError(f'{file}, line {number}: expected {{"prompt": "..."}}, got {line!r}') from None
+    return prompts
+
+
+def read_seeds(text: str) -> list[int]:
+    """``0,1,5`` -> [0, 1, 5]."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"--seeds takes whole numbers separated by commas, such as 0,1,2; got {text!r}")
+    seeds = [int(part) for part in parts]
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"--seeds names a seed twice: {text!r}")
+    return seeds
+
+
+def aligned_weights(run: Path) -> Path:
+    """The folder with the weights, LoRA or whole pipeline: ``run`` itself, or the ``aligned`` folder in it."""
+    from mmalign.models.names import INDEX, LORA_FILE
+
+    for folder in (run, run / "aligned"):
+        if (folder / LORA_FILE).is_file() or (folder / INDEX).is_file():
+            return folder
+    what = "has no weights" if run.is_dir() else "is not a folder"
+    raise ValueError(f"--aligned {run} {what}; give a finished run's output folder (with {LORA_FILE} or {INDEX})")
+
+
+def sample_models(sampler: Sampler, prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, list["Image"]]:
+    """``base`` and, where there is one, ``aligned`` -> a picture per (prompt, seed), zipped."""
+    import torch
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from mmalign.models import generate, load_aligned
+
+    device = sampler.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    folders = {"base": None} if sampler.aligned is None else {"base": None, "aligned": sampler.aligned}
+    pictures = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        for model, folder in folders.items():
+            task = progress.add_task(f"sampling {model}", total=len(prompts))
+            scale = 1.0 if folder is None else sampler.lora_scale
+            pipe = load_aligned(sampler.base, folder, lora_scale=scale, dtype=sampler.dtype.value).to(device)
+            pictures[model] = generate(
+                pipe,
+                list(prompts),
+                list(seeds),
+                steps=sampler.steps,
+                guidance_scale=sampler.guidance,
+                batch_size=sampler.batch_size,
+                progress=lambda done, task=task: progress.advance(task, done),
+            )
+            del pipe  # before the next model is loaded: two SDXL pipelines rarely fit
+    return pictures
