@@ -8,6 +8,7 @@ import pytest
 import torch
 from loss_table import CASES
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mmalign.losses
 from mmalign.losses import BATCH_COUPLED, LOSSES
@@ -202,6 +203,16 @@ def test_no_keyword_is_dead(name: str) -> None:
         step = 1 if isinstance(value, int) else 1e-3
         changed = LOSSES[name](**inputs, **(keywords | {key: value - step}))
         assert (changed - losses).abs().max() > 1e-6, key
+
+
+@ALL
+def test_no_loss_reads_a_tensor_value(name: str) -> None:
+    """Reading one would wait for the device in every step; fake tensors have no values and raise where one is read."""
+    inputs = random_inputs(name)
+    with FakeTensorMode() as mode:
+        fakes = {arg: mode.from_tensor(value) for arg, value in inputs.items()}
+        losses = LOSSES[name](**fakes, **CASES[name].keywords)
+    assert losses.shape == (7,)
 
 
 @ALL

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmalign.losses import BATCH_COUPLED, LOSSES, Objective, bco, bco_pair, describe, dpo, kto, sft
 from mmalign.losses import signatures as loss_signatures
@@ -114,6 +115,18 @@ def test_score_mean_reads_per_token_scores() -> None:
     expected = torch.nn.functional.softplus(-2 * (gap.sort().values - ref_gap.sort().values))
     torch.testing.assert_close(aot.term_losses["aot"], expected)
     torch.testing.assert_close(Objective([{"loss": "sft"}])(scores).term_losses["sft"], -chosen.mean_logp)
+
+
+def test_no_term_reads_a_tensor_value_unless_rows_are_absent() -> None:
+    """As for the losses: a value that is read is a wait for the device."""
+    real = pair_scores()
+    running = [{"loss": "bco_pair", "beta": 0.5, "shift": "running"}]
+    with FakeTensorMode() as mode:
+        fakes = {
+            name: BranchScores(*(mode.from_tensor(value) for value in (b.logp, b.ref_logp, b.length)))
+            for name, b in real.branches.items()
+        }
+        assert Objective(MDPO + running)(Scores(fakes)).loss.shape == ()
 
 
 def test_gradient_reaches_the_policy_only_through_its_scores() -> None:
