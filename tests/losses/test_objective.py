@@ -282,6 +282,7 @@ def test_running_kl_is_the_batch_mean_and_never_negative() -> None:
         output = objective(scores)
         expected = kto(rows_of(scores), scores.desirable, beta=0.5, kl=kl)
         torch.testing.assert_close(output.term_losses["kto"], expected)
+        assert objective.state_dict()["0.kl.kl"].item() == kl
         (got,) = torch.autograd.grad(output.loss, scores["sample"].logp)
         (fixed,) = torch.autograd.grad(expected.mean(), scores["sample"].logp)
         torch.testing.assert_close(got, fixed, msg="the estimate is a constant for the gradient")
