@@ -14,6 +14,7 @@ import typer
 
 import mmalign
 from mmalign.cli import evaluate, generate, losses, quickstart, recipes, train
+from mmalign.cli.terminal import hush_logs
 
 app = typer.Typer(
     name="mmalign",
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    if not debug:
+        hush_logs()
     try:
         # The line as typed travels as the context's object: a run records how it was started.
         app(args=arguments, prog_name="mmalign", obj=shlex.join(["mmalign", *arguments]))

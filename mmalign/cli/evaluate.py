@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from mmalign.cli.manifest import read_pictures, require_empty, write_pictures
-from mmalign.cli.sampling import Dtype, Sampler, aligned_weights, read_prompts, sample_models
+from mmalign.cli.sampling import Dtype, Sampler, aligned_weights, progress_bars, read_prompts, sample_models
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,7 +83,14 @@ def _compare(texts: list[str], sides: Mapping[str, "Rows"], scorer: "ImageScorer
     from mmalign.evaluation import evaluate_images
     from mmalign.pictures import comparison_grid, save_png
 
-    result = evaluate_images(sides["base"], sides["aligned"], texts, scorer, seed=seed)
+    with progress_bars() as progress:
+        total = sum(len(row) for rows in sides.values() for row in rows)
+        task = progress.add_task(f"judging by {scorer.name}", total=total)
+        result = evaluate_images(
+            *(sides["base"], sides["aligned"], texts, scorer),
+            seed=seed,
+            progress=lambda done: progress.advance(task, done),
+        )
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(result.to_json(), encoding="utf-8")
     shown = slice(0, 8)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from mmalign.cli.terminal import hush_progress_bars
+
 
 class Task(StrEnum):
     """What is aligned."""
@@ -33,4 +35,5 @@ def quickstart(
 
     from mmalign.quickstart import quickstart as run
 
+    hush_progress_bars()
     run(method=method.value, seed=seed, out=out)

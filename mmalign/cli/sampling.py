@@ -7,8 +7,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmalign.cli.terminal import hush_progress_bars
+
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from rich.progress import Progress
 
 
 class Dtype(StrEnum):
@@ -98,18 +101,24 @@ def aligned_weights(run: Path) -> Path:
     raise ValueError(f"--aligned {run} {what}; give a finished run's output folder (with {LORA_FILE} or {INDEX})")
 
 
+def progress_bars() -> "Progress":
+    """Bars with counts and the time that is left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+
 def sample_models(sampler: Sampler, prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, list["Image"]]:
     """``base`` and, where there is one, ``aligned`` -> a picture per (prompt, seed), zipped."""
     import torch
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from mmalign.models import generate, load_aligned
 
     device = sampler.device or ("cuda" if torch.cuda.is_available() else "cpu")
     folders = {"base": None} if sampler.aligned is None else {"base": None, "aligned": sampler.aligned}
     pictures = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    hush_progress_bars()
+    with progress_bars() as progress:
         for model, folder in folders.items():
             task = progress.add_task(f"sampling {model}", total=len(prompts))
             scale = 1.0 if folder is None else sampler.lora_scale

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mmalign.cli.terminal import hush_progress_bars, is_main_process
 from mmalign.training.loading import load_config
 
 
@@ -24,13 +25,14 @@ def train(
     """Train from a recipe: [bold]mmalign train playground/dpo training.steps=50[/bold]."""
     config = load_config(recipe, overrides or [])
     output = Path(config.output)
-    if not resume and not dry_run:
+    if not resume and not dry_run and is_main_process():  # the others would see what the main process writes
         _refuse_used(output, recipe, overrides or [])
 
     from mmalign.training.run import train as run
 
+    hush_progress_bars()
     result = run(config, resume=resume, dry_run=dry_run, command=context.obj)
-    if dry_run:
+    if dry_run or not is_main_process():
         return
     typer.echo(f"{'stopped early' if result.stopped_early else 'finished'}: {result.folder}")
     if result.report is not None:

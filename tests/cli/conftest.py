@@ -31,6 +31,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """``run("train", "x.yaml")`` -> exit code and output, without colours and on wide lines."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # set by main, for good, where they are not set yet
+        monkeypatch.setenv(f"{library}_VERBOSITY", "error")
 
     def run(*arguments: object) -> Line:
         capsys.readouterr()

@@ -107,7 +107,7 @@ def test_pictures_are_paired_by_prompt_and_seed_not_by_order(
     assert generated(run, lora, tmp_path / "y", seeds="2,1", prompts=("b", "a")).code == 0
     sides = {}
 
-    def evaluate_images(base: object, aligned: object, prompts: object, scorer: object, *, seed: int) -> None:
+    def evaluate_images(base: object, aligned: object, prompts: object, scorer: object, **options: object) -> None:
         sides.update(base=base, aligned=aligned, prompts=prompts)
         raise RuntimeError("seen enough")
 

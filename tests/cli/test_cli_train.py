@@ -81,6 +81,16 @@ def test_a_used_output_folder_is_refused_and_says_what_to_type(
     assert len(calls) == 3
 
 
+def test_only_the_main_process_checks_the_folder_and_speaks(
+    run: Run, calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "written-by-rank-0").touch()
+    monkeypatch.setenv("RANK", "1")
+    line = run("train", "recipe.yaml")
+    assert (line.code, line.out, len(calls)) == (0, "", 1)
+
+
 def test_an_output_that_is_a_file_is_refused(run: Run, calls: list[dict[str, Any]], tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     line = run("train", "recipe.yaml")
