@@ -1,8 +1,6 @@
 """``mmalign losses``: every loss with its formula, what it asks for and its keywords."""
 
-import inspect
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,42 +9,47 @@ from rich.text import Text
 
 from mmalign.training.mistakes import suggestion
 
+if TYPE_CHECKING:
+    from mmalign.losses import LossDescription
+
 
 def losses(
     name: Annotated[str | None, typer.Argument(help="One loss, to read its whole documentation.")] = None,
 ) -> None:
     """List every loss, or show one in full: [bold]mmalign losses dpo[/bold]."""
+    from mmalign.losses import describe
     from mmalign.losses.signatures import available_losses
 
-    known = available_losses()
+    known = list(available_losses())
     if name is None:
-        _print_table(known)
+        _print_table([describe(loss) for loss in known])
         typer.echo("\none in full: mmalign losses NAME")
     elif name in known:
-        tensors, keywords = _arguments(known[name])
-        typer.echo(f"{name}({', '.join([*tensors, '*', *keywords] if keywords else tensors)})\n")
-        typer.echo(inspect.getdoc(known[name]) or "no documentation")
+        _print_in_full(describe(name))
     else:
         raise ValueError(f"unknown loss {name!r}.{suggestion(name, known)} Losses: {', '.join(sorted(known))}")
 
 
-def _print_table(known: dict[str, Callable[..., Any]]) -> None:
+def _print_table(descriptions: "list[LossDescription]") -> None:
     table = Table("loss", "formula", "asks for", "keywords", box=None, padding=(0, 2, 0, 0))
-    for name, loss in known.items():
-        tensors, keywords = _arguments(loss)
-        formula = (inspect.getdoc(loss) or "").partition("\n")[0].replace("``", "")
+    for loss in descriptions:
         # Text, because a formula with brackets would be read as markup.
-        table.add_row(name, Text(formula), "\n".join(tensors), "\n".join(keywords))
+        formula = Text(loss.formula.replace("``", ""))
+        table.add_row(loss.name, formula, "\n".join(loss.tensors), "\n".join(_keywords(loss)))
     Console().print(table)
 
 
-def _arguments(loss: Callable[..., Any]) -> tuple[list[str], list[str]]:
-    """Names of the tensors, and keywords with their defaults."""
-    from mmalign.losses.signatures import REQUIRED, LossSignature
+def _print_in_full(loss: "LossDescription") -> None:
+    keywords = _keywords(loss)
+    typer.echo(f"{loss.name}({', '.join([*loss.tensors, '*', *keywords] if keywords else loss.tensors)})\n")
+    typer.echo(f"{loss.formula}\n\n{loss.details}\n")
+    typer.echo(f"branches: {', '.join(loss.branch_keys)}")
+    typer.echo(f"needs a reference: {'yes' if loss.needs_reference else 'no'}")
+    if loss.batch_coupled:
+        typer.echo(f"rows of a batch depend on each other: {loss.batch_coupled}")
 
-    signature = LossSignature.of(loss)
-    keywords = [
-        key if parameter.default is REQUIRED else f"{key}={parameter.default}"
-        for key, parameter in signature.keywords.items()
-    ]
-    return list(signature.tensors), keywords
+
+def _keywords(loss: "LossDescription") -> list[str]:
+    from mmalign.losses.signatures import REQUIRED
+
+    return [key if default is REQUIRED else f"{key}={default}" for key, default in loss.keywords.items()]

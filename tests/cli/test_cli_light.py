@@ -107,7 +107,12 @@ def test_one_loss_in_full(run: Run) -> None:
     line = run("losses", "dpo")
     assert line.out.startswith("dpo(chosen_logratio, rejected_logratio, *, beta, label_smoothing=0.0)\n")
     assert "arXiv 2305.18290" in line.out
-    assert run("losses", "sft").out.startswith("sft(chosen_mean_logp)\n")
+    assert "needs a reference: yes" in line.out
+    assert "batch depend" not in line.out
+    sft = run("losses", "sft").out
+    assert sft.startswith("sft(chosen_mean_logp)\n")
+    assert "branches: chosen\nneeds a reference: no\n" in sft
+    assert "rows of a batch depend on each other" in run("losses", "aot").out
     line = run("losses", "mappo")
     assert line.code == 2
     assert "Did you mean 'mapo'?" in line.err
