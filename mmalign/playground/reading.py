@@ -147,7 +147,7 @@ def _match(patch: np.ndarray) -> tuple[str, str, float]:
 
 
 def _extent(cover: np.ndarray, axis: int) -> tuple[float, float]:
-    """Where the thing begins and ends along one side, in pixels: the lines that reach half strength, and parts beside."""
+    """Where the thing begins and ends along one side, in pixels: lines of half strength and part of the next line."""
     profile = np.sort(cover, axis=axis)
     peak = profile[:, -2:].mean(axis=1) if axis == 1 else profile[-2:].mean(axis=0)
     inside = np.flatnonzero(peak > 0.5)
