@@ -41,7 +41,6 @@ def decode(image: ImageBytes) -> Image.Image:
             raise UnreadableImage(image.origin, "holds no bytes (a URL stored beside it is never fetched)")
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
             _refuse_size(image.origin, *picture.size)
-            picture.load()
             return _to_rgb(ImageOps.exif_transpose(picture))
     except UnreadableImage:
         raise

@@ -32,7 +32,7 @@ class Judged:
 def judge(first_wins: np.ndarray, broken: np.ndarray, *, keep_ties: bool, room: int | None = None) -> Judged:
     """Order every pair by ``first_wins`` = p(first image preferred) in [0, 1]; NaN is a row without a label.
 
-    ``broken`` marks rows that cannot be used for another reason. ``room``: stop after that many kept rows, so that
+    ``broken`` marks labelled rows that cannot be used. ``room``: stop after that many kept rows, so that
     ``seen`` may be smaller than the number of rows.
     """
     usable = ~np.isnan(first_wins) & ~broken
@@ -51,7 +51,7 @@ def judge(first_wins: np.ndarray, broken: np.ndarray, *, keep_ties: bool, room: 
         swapped=swapped[kept],
         ties=np.flatnonzero(tie[:seen]),
         soft=int(np.sum(~tie[kept] & (preference[kept] < 1.0 - TOLERANCE))),
-        unlabelled=int(np.sum(np.isnan(first_wins[:seen]) & ~broken[:seen])),
+        unlabelled=int(np.isnan(first_wins[:seen]).sum()),
     )
 
 

@@ -37,17 +37,7 @@ def open_pickapic(config: DataConfig) -> PairTable:
     ``swapped``: true where image 1 is the chosen one. Pictures are not looked at here: that is ``verify``'s work.
     """
     found = find_shards(config.path)
-    shards, indexes, tallies = [], [], []
-    room = config.max_rows
-    for path, name in found:
-        if room == 0:
-            break
-        shard = Shard.of(path, name)
-        index, tally = _index(shard, len(shards), config.ties != "drop", room)
-        shards.append(shard)
-        indexes.append(index)
-        tallies.append(tally)
-        room = None if room is None else room - tally.kept
+    shards, indexes, tallies = _read_until(config.max_rows, found, config.ties != "drop")
     ties = [f"{shard.name}:{row}" for shard, tally in zip(shards, tallies, strict=True) for row in tally.tie_rows]
     rows = sum(tally.rows for tally in tallies)
     refuse_ties(config.ties, len(ties), rows, ties)
@@ -134,6 +124,24 @@ class ParquetRows:
         return zip(*(self.index.column(name).to_pylist() for name in _OWN[:2]), strict=True)
 
 
+def _read_until(
+    max_rows: int | None, found: Sequence[tuple[Path, str]], keep_ties: bool
+) -> tuple[list[Shard], list[pa.Table], list[_Tally]]:
+    """Index shards in order until ``max_rows`` rows are kept; further files are not opened."""
+    shards, indexes, tallies = [], [], []
+    room = max_rows
+    for path, name in found:
+        if room == 0:
+            break
+        shard = Shard.of(path, name)
+        index, tally = _index(shard, len(shards), keep_ties, room)
+        shards.append(shard)
+        indexes.append(index)
+        tallies.append(tally)
+        room = None if room is None else room - tally.kept
+    return shards, indexes, tallies
+
+
 def _index(shard: Shard, file: int, keep_ties: bool, room: int | None) -> tuple[pa.Table, _Tally]:
     """The light columns of the rows that stay, and what became of the others."""
     schema = _checked_schema(shard.path)
@@ -143,7 +151,7 @@ def _index(shard: Shard, file: int, keep_ties: bool, room: int | None) -> tuple[
     if "has_label" in light:
         labelled = pc.cast(table.column("has_label"), pa.bool_()).fill_null(False).to_numpy()
         labels = [np.where(labelled, label, np.nan) for label in labels]
-    first_wins = labels[0] + 0.0 * labels[1]  # NaN where either is
+    first_wins = np.where(np.isnan(labels[1]), np.nan, labels[0])
     reasons = _broken(table, *labels)
     broken = np.isin(np.arange(table.num_rows), list(reasons))
     verdict = judge(first_wins, broken, keep_ties=keep_ties, room=room)

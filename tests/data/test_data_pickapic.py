@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
@@ -86,7 +87,12 @@ def test_unlabelled_rows_are_counted_and_skipped(write_shard):
 
 
 def test_labels_that_are_no_probabilities_and_null_captions_are_named(write_shard):
-    rows = [row(0), row(1) | {"label_1": 1.0}, row(2) | {"caption": None}, row(3) | {"label_0": 2.0, "label_1": -1.0}]
+    rows = [
+        row(0),
+        row(1) | {"label_1": 1.0},
+        row(2) | {"caption": None},
+        row(3) | {"label_0": 0.0, "label_1": math.inf},
+    ]
     path = write_shard(rows)
     table = open_source(config(path, max_corrupt=0.75))
     assert [sample_id for sample_id, _ in table.report.corrupt] == [
@@ -95,6 +101,7 @@ def test_labels_that_are_no_probabilities_and_null_captions_are_named(write_shar
         "shard.parquet:3",
     ]
     assert "caption is null" in str(table.report)
+    assert (table.report.kept, table.report.unlabelled) == (1, 0)
     with pytest.raises(ValueError, match=r"3 of 4 rows.*label_0=1 and label_1=1 are not two probabilities"):
         open_source(config(path, max_corrupt=0.74))
 
@@ -189,11 +196,17 @@ def test_max_rows_counts_kept_rows_and_opens_no_further_file(tmp_path, write_sha
 
 def test_every_row_is_accounted_for(write_shard):
     labels = [1.0, 0.0, 0.5, None, 0.7, 1.0, 1.0]
-    rows = [row(number, label) for number, label in enumerate(labels)] + [row(9) | {"caption": None}, row(10), row(11)]
+    rows = [row(number, label) for number, label in enumerate(labels)] + [
+        row(9) | {"caption": None},
+        row(10),
+        row(11),
+        row(12, None),
+        row(13, 0.5),
+    ]
     report = open_pickapic(config(write_shard(rows), max_rows=6)).report
     parts = (report.kept, report.ties_dropped, report.unlabelled, len(report.corrupt), report.beyond_max_rows)
-    assert parts == (6, 1, 1, 1, 1)
-    assert sum(parts) == report.rows == 10
+    assert parts == (6, 1, 1, 1, 3)
+    assert sum(parts) == report.rows == 12
 
 
 def test_null_bytes_are_unreadable_and_nothing_is_fetched(write_shard):
@@ -221,7 +234,9 @@ def test_table_is_a_sequence(write_shard):
     assert next(pair.prompt for pair in reversed(table)) == "prompt 4"
     with pytest.raises(IndexError):
         table[5]
-    assert table.select([3, 0]).prompts == ["prompt 3", "prompt 0"]
+    part = table.select([3, 1, 0])
+    assert part.prompts == ["prompt 3", "prompt 1", "prompt 0"]
+    assert part.select([2, 0]).prompts == [pair.prompt for pair in part[::-2]] == ["prompt 0", "prompt 3"]
 
 
 def test_pickled_table_leaves_pictures_behind(write_shard):
@@ -233,26 +248,53 @@ def test_pickled_table_leaves_pictures_behind(write_shard):
     assert pickle.loads(pickled)[30].chosen.data == rows[30]["jpg_0"]
 
 
-def _pictures(table, indices):
-    return [table[index].chosen.data for index in indices]
+INHERITED = []  # what a forked worker has without pickling, as a DataLoader's does
 
 
-def test_forked_workers_read_the_right_rows(write_shard):
+def _pictures(indices):
+    return [INHERITED[0][index].chosen.data for index in indices]
+
+
+@pytest.fixture
+def fork_workers(monkeypatch):
+    """``fork_workers(table, count)``: a pool of processes forked from this one as it is now."""
+
+    def start(table, count):
+        monkeypatch.setattr(f"{__name__}.INHERITED", [table])
+        return multiprocessing.get_context("fork").Pool(count)
+
+    return start
+
+
+def test_forked_workers_read_the_right_rows(write_shard, fork_workers):
     rows = [row(number) for number in range(3 * BATCH_ROWS)]
     table = open_pickapic(config(write_shard(rows, row_group_size=BATCH_ROWS + 3)))
     assert table[1].chosen.data == rows[1]["jpg_0"]  # leaves a stream open that the workers must not share
     orders = [list(range(10, 40)), list(range(40, 5, -1))]
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        results = pool.starmap(_pictures, [(table, order) for order in orders])
+    with fork_workers(table, 2) as pool:
+        results = pool.map(_pictures, orders)
     assert results == [[rows[index]["jpg_0"] for index in order] for order in orders]
+
+
+def test_a_worker_forked_during_a_read_is_not_stuck(write_shard, fork_workers):
+    rows = [row(number) for number in range(3)]
+    table = open_pickapic(config(write_shard(rows)))
+    with table.storage.read._lock, fork_workers(table, 1) as pool:
+        assert pool.apply_async(_pictures, ([2],)).get(timeout=30) == [rows[2]["jpg_0"]]
 
 
 def test_threads_read_the_right_rows(write_shard):
     rows = [row(number) for number in range(60)]
     table = open_pickapic(config(write_shard(rows, row_group_size=20)))
-    order = np.random.default_rng(0).permutation(60).tolist()
-    with ThreadPoolExecutor(8) as pool:
-        pictures = list(pool.map(lambda index: table[index].chosen.data, order))
+    order = np.random.default_rng(0).integers(0, 60, 600).tolist()
+    table.storage.read.cache_bytes = 0  # every read streams, so that threads meet in the middle of one
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            pictures = list(pool.map(lambda index: table[index].chosen.data, order))
+    finally:
+        sys.setswitchinterval(interval)
     assert pictures == [rows[index]["jpg_0"] for index in order]
 
 

@@ -63,6 +63,14 @@ def test_centre_crop_pixels():
     assert torch.allclose(pixels[1, :, 0], torch.arange(100.0), atol=1e-3)
 
 
+def test_resizing_keeps_the_aspect_ratio():
+    """Half of 160 x 100 is 80 x 50, of which the middle 50 columns show the unscaled 30..130."""
+    prepared = prepare_pair(pair(ramp(160, 100)), resolution=50)
+    pixels = (prepared.chosen + 1) * 127.5
+    assert torch.allclose(pixels[0, 25], torch.arange(30.5, 130.0, 2), atol=1.01)
+    assert torch.allclose(pixels[1, 2:-2, 25], torch.arange(4.5, 96.0, 2), atol=1.01)
+
+
 def test_resizing_down_does_not_alias():
     """Stripes one pixel wide average to grey; taking every eighth pixel would give black or white."""
     stripes = np.zeros((256, 256, 3), dtype=np.uint8)
