@@ -1,0 +1,125 @@
+"""Pixels and prompts to latents and embeddings: at every step, or once for all of them.
+
+Both ways encode one row at a time. So a row's numbers do not depend on the rows around it, cached and uncached runs are
+equal to the last bit, and the VAE, which runs in fp32, never holds more than one pair's activations.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from mmalign.models import Encoder
+from mmalign.training.image_rows import ImageBatch, ImageRow, ImageRows
+from mmalign.training.task import RowKey
+
+Moments = tuple[Tensor, Tensor]
+Text = tuple[Tensor, Tensor | None]
+
+
+class Encoding(Protocol):
+    """Encoded rows: moments of latents per branch, and text."""
+
+    def load(self, key: RowKey) -> ImageRow:
+        """The row, with pixels where they are still needed."""
+        ...
+
+    def moments(self, batch: ImageBatch, branch: str) -> Moments:
+        """Mean and standard deviation [batch, ...] of the scaled latents of one branch, fp32."""
+        ...
+
+    def text(self, prompts: Sequence[str]) -> Text:
+        """Embeddings [batch, tokens, width], and pooled ones [batch, width] where the family has them."""
+        ...
+
+
+class EachStep:
+    """Encode every batch when it comes: for data with random flips and crops, or too large for memory."""
+
+    def __init__(self, encoder: Encoder, rows: ImageRows) -> None:
+        self._encoder, self._rows = encoder, rows
+
+    def load(self, key: RowKey) -> ImageRow:
+        """The row with its pixels."""
+        return self._rows.drop_caption(self._rows.load(key))
+
+    def moments(self, batch: ImageBatch, branch: str) -> Moments:
+        """Moments of the batch's pixels."""
+        of_rows = [self._encoder.moments(pixels[None]) for pixels in batch.pixels[branch]]
+        return torch.cat([mean for mean, _ in of_rows]), torch.cat([std for _, std in of_rows])
+
+    def text(self, prompts: Sequence[str]) -> Text:
+        """Embeddings of each distinct prompt, spread over the rows."""
+        return _spread({prompt: self._encoder.text([prompt]) for prompt in dict.fromkeys(prompts)}, prompts)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A row without pixels, and the moments of its branches on the CPU."""
+
+    row: ImageRow
+    moments: Mapping[str, Moments]
+
+
+class InMemory:
+    """Every row and prompt encoded once, kept in main memory (``data.cache: memory``)."""
+
+    def __init__(
+        self, encoder: Encoder, rows: ImageRows, branches: Sequence[str], device: torch.device, *, caption_dropout: bool
+    ) -> None:
+        self._rows, self._device = rows, device
+        self._encoded: dict[tuple[str, int], _Encoded] = {}
+        prompts = dict.fromkeys(prompt for table in rows.tables.values() for prompt in table.prompts)
+        if caption_dropout:
+            prompts[""] = None
+        keys = [RowKey(split, index, 0) for split, table in rows.tables.items() for index in range(len(table))]
+        with _progress() as progress:
+            for key in progress.track(keys, description="encoding pictures"):
+                self._encoded[key.split, key.index] = _encode(encoder, rows.load(key), branches, device)
+            self._text = {
+                prompt: _on_cpu(encoder.text([prompt]))
+                for prompt in progress.track(list(prompts), description="encoding prompts")
+            }
+
+    def load(self, key: RowKey) -> ImageRow:
+        """The row without pixels, its caption dropped or not as on this visit."""
+        return self._rows.drop_caption(replace(self._encoded[key.split, key.index].row, key=key))
+
+    def moments(self, batch: ImageBatch, branch: str) -> Moments:
+        """Stored moments, moved to the device."""
+        of_rows = [self._encoded[key.split, key.index].moments[branch] for key in batch.keys]
+        mean, std = (torch.cat(parts).to(self._device) for parts in zip(*of_rows, strict=True))
+        return mean, std
+
+    def text(self, prompts: Sequence[str]) -> Text:
+        """Stored embeddings, moved to the device."""
+        text, pooled = _spread(self._text, prompts)
+        return text.to(self._device), None if pooled is None else pooled.to(self._device)
+
+
+def _encode(encoder: Encoder, row: ImageRow, branches: Sequence[str], device: torch.device) -> _Encoded:
+    moments = {}
+    for branch in branches:
+        mean, std = encoder.moments(row.pixels[branch][None].to(device))
+        moments[branch] = (mean.cpu(), std.cpu())
+    return _Encoded(replace(row, pixels={}), moments)
+
+
+def _spread(texts: Mapping[str, Text], prompts: Sequence[str]) -> Text:
+    chosen = [texts[prompt] for prompt in prompts]
+    pooled = [of_prompt for _, of_prompt in chosen if of_prompt is not None]
+    return torch.cat([text for text, _ in chosen]), torch.cat(pooled) if pooled else None
+
+
+def _on_cpu(text: Text) -> Text:
+    embeds, pooled = text
+    return embeds.cpu(), None if pooled is None else pooled.cpu()
+
+
+def _progress() -> Progress:
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), transient=True)

@@ -1,0 +1,173 @@
+"""Text-to-image models with preference pairs, as the trainer sees them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from mmalign.adapters import DiffusionAdapter, FlowAdapter
+from mmalign.losses import Objective
+from mmalign.models import Card, Components, Encoder, PromptEmbeddings, generate, load_components, save_aligned
+from mmalign.models.vae import draw
+from mmalign.pictures import grid
+from mmalign.references import FrozenReference, Reference
+from mmalign.training.config import Config
+from mmalign.training.image_data import ImageData, open_data
+from mmalign.training.image_encoding import EachStep, Encoding, InMemory
+from mmalign.training.image_model import build_adapter, checked_objective, set_up_denoiser
+from mmalign.training.image_rows import ImageBatch, ImageRow, ImageRows, collate
+from mmalign.training.task import RowKey
+from mmalign.types import Batch, Scores
+
+
+class ImageTask:
+    """Pairs of pictures, a denoiser to train, its reference, and the objective (see ``training.task.Task``).
+
+    Randomness of a row comes from its key alone: streams ``pixels`` (flip, crop), ``caption`` (dropout), ``latents``
+    (VAE posterior: the branches in the objective's order, one after the other) and ``noise`` (timestep, then noise,
+    shared by the branches).
+    """
+
+    def __init__(self, config: Config, data: ImageData, components: Components, objective: Objective) -> None:
+        """``components``: freshly loaded; the denoiser is made trainable here. Call :meth:`prepare` before scoring."""
+        self.objective = objective
+        self.data = data
+        self.components = components
+        self.adapter: DiffusionAdapter | FlowAdapter = build_adapter(components, config.training.timesteps)
+        self.reference: Reference | None = set_up_denoiser(components, config, objective)
+        self._config = config
+        self._rows = ImageRows(data.tables, config.data)
+        # What the network gets: the dtype of the frozen weights; trained weights are always fp32.
+        base_dtype = getattr(torch, config.model.dtype)
+        self._dtype: torch.dtype = base_dtype if config.model.lora else torch.float32
+        self._encoding: Encoding | None = None
+        self._picture_prompts: PromptEmbeddings | None = None
+
+    @classmethod
+    def from_config(cls, config: Config, data: ImageData | None = None) -> "ImageTask":
+        """Check what can be checked, open ``data`` unless it is given, and only then load the weights."""
+        objective = checked_objective(config)
+        data = data or open_data(config, objective)
+        return cls(config, data, load_components(config.model), objective)
+
+    @property
+    def policy(self) -> nn.Module:
+        """The denoiser."""
+        return self.components.denoiser
+
+    def size(self, split: str) -> int:
+        """Number of pairs of a split."""
+        return self.data.size(split)
+
+    def load(self, key: RowKey) -> ImageRow:
+        """One row: its pixels, or only its name, caption and labels where latents are cached."""
+        return self._encoded_rows().load(key)
+
+    def collate(self, items: Sequence[ImageRow]) -> ImageBatch:
+        """Rows as one batch."""
+        return collate(items)
+
+    def prepare(self, device: torch.device) -> None:
+        """Move reference and encoders to ``device``; ``data.cache: memory`` encodes everything and frees them."""
+        if isinstance(self.reference, FrozenReference):
+            self.reference.to(device)
+        encoder = Encoder(self.components, device, self._dtype)
+        pictures, data = self._config.evaluation.pictures, self._config.data
+        if pictures is not None:
+            self._picture_prompts = encoder.embeddings(pictures.prompts)
+        if data.cache == "none":
+            self._encoding = EachStep(encoder, self._rows)
+            return
+        self._encoding = InMemory(
+            encoder, self._rows, self.objective.branches, device, caption_dropout=data.caption_dropout > 0
+        )
+        encoder.release()
+
+    def score(self, policy: nn.Module, batch: ImageBatch) -> Scores:
+        """Scores of the objective's branches; every row draws from its own generators."""
+        with torch.no_grad(), torch.autocast(batch.preference.device.type, enabled=False):
+            encoded = self._encode(batch)
+        noise = [key.generator("noise") for key in batch.keys]
+        return self.adapter.score(policy, self.reference, encoded, self.objective.branches, generator=noise)
+
+    def pictures(self, policy: nn.Module) -> Image | None:
+        """The configured prompts side by side, picture i from seed + i, at the resolution that is trained."""
+        settings = self._config.evaluation.pictures
+        if settings is None or self._picture_prompts is None:
+            return None
+        with self._sampling(policy) as pipe:
+            pictures = generate(
+                pipe,
+                self._picture_prompts,
+                [settings.seed + index for index in range(len(settings.prompts))],
+                steps=settings.inference_steps,
+                guidance_scale=settings.guidance_scale,
+                size=self._config.data.resolution,
+            )
+        return grid([pictures], column_labels=settings.prompts)
+
+    def export(self, policy: nn.Module, folder: Path, results: dict[str, Any]) -> None:
+        """LoRA weights for ``pipe.load_lora_weights(folder)``, or a pipeline for ``from_pretrained(folder)``."""
+        config = self._config
+        with self._sampling(policy):
+            save_aligned(self.components, folder, config.model.lora, config.model.name, self._card(results))
+
+    def _encode(self, batch: ImageBatch) -> Batch:
+        encoding = self._encoded_rows()
+        generators = [key.generator("latents") for key in batch.keys]
+        latents: dict[str, Tensor] = {}
+        for branch in self.objective.branches:
+            mean, std = encoding.moments(batch, branch)
+            latents[branch] = draw(mean, std, generators).to(self._dtype)
+        text, pooled = encoding.text(batch.prompts)
+        asks = self.objective.asks
+        return Batch(
+            latents=latents,
+            prompt_embeds=text,
+            pooled_embeds=pooled,
+            time_ids=batch.time_ids if self.components.kind == "sdxl" else None,
+            preference=batch.preference if "preference" in asks else None,
+            margin=batch.margin if "margin" in asks else None,
+            present=batch.present,
+            sample_ids=batch.sample_ids,
+        )
+
+    def _encoded_rows(self) -> Encoding:
+        if self._encoding is None:
+            raise RuntimeError("call prepare(device) before rows are loaded or scored")
+        return self._encoding
+
+    @contextmanager
+    def _sampling(self, policy: nn.Module) -> Iterator[Any]:
+        """The pipeline with ``policy`` (unwrapped; the trained weights or their average) in its place, in eval mode."""
+        pipe, key = self.components.pipe, self.components.denoiser_key
+        trained, training = getattr(pipe, key), policy.training
+        setattr(pipe, key, policy.eval())
+        try:
+            yield pipe
+        finally:
+            setattr(pipe, key, trained)
+            policy.train(training)
+
+    def _card(self, results: dict[str, Any]) -> Card:
+        config, training = self._config, self._config.training
+        return Card(
+            method=" + ".join(term["loss"] for term in config.objective),
+            objective=config.objective,
+            settings={
+                "steps": training.steps,
+                "batch": f"{training.batch_size} x {training.accumulation} accumulated, per process",
+                "learning rate": training.learning_rate,
+                "optimizer": training.optimizer,
+                "schedule": training.schedule,
+                "mixed precision": training.mixed_precision,
+                "resolution": config.data.resolution,
+                "seed": training.seed,
+            },
+            data=self.data.report,
+            results=results,
+        )

@@ -1,0 +1,115 @@
+"""What a run will do, worked out before any weight is loaded: the table of ``--dry-run``."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import nn
+
+from mmalign.losses import Objective
+from mmalign.models import ModelInfo, make_trainable, peek, trainable_parameters
+from mmalign.models.hub_errors import HUB_ERRORS, explain
+from mmalign.training.config import Config
+from mmalign.training.image_data import ImageData
+from mmalign.training.image_model import reference_kind
+from mmalign.training.task import HELD_OUT, TRAIN
+
+
+@dataclass(frozen=True)
+class Plan:
+    """(name, value) lines, in the order in which they are shown."""
+
+    lines: tuple[tuple[str, str], ...]
+
+    def __rich__(self) -> Table:
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for name, value in self.lines:
+            table.add_row(f"[bold]{name}[/bold]", value)
+        return table
+
+
+def make_plan(config: Config, data: ImageData, processes: int = 1) -> Plan:
+    """The plan of ``config``; the denoiser is shaped without memory or weights, which also checks the LoRA targets.
+
+    ``processes``: how many share the global batch.
+    """
+    objective, training, info = Objective(config.objective), config.training, _info(config)
+    denoiser = _denoiser_without_weights(config, info)
+    make_trainable(denoiser, config.model.lora)
+    trained = sum(parameter.numel() for parameter in trainable_parameters(denoiser))
+    weights = sum(parameter.numel() for parameter in denoiser.parameters())
+    batch, rows = training.batch_size * training.accumulation * processes, data.size(TRAIN)
+    dimensions = _latent_dimensions(config, info)
+    kind = reference_kind(config, objective)
+    lines = [
+        ("model", f"{config.model.name} ({info.kind}), {'LoRA' if config.model.lora else 'full weights'}"),
+        ("trained parameters", f"{trained:,} of {weights:,}"),
+        ("reference", _REFERENCES[kind]),
+        ("data", data.report),
+        ("rows", f"{rows:,} to train on, {data.size(HELD_OUT):,} held out"),
+        (
+            "global batch",
+            f"{batch} = {training.batch_size} x {training.accumulation} accumulated x {processes} processes",
+        ),
+        ("steps", f"{training.steps:,}, {training.steps * batch / rows:.2f} epochs of {math.ceil(rows / batch)} steps"),
+        *((f"objective.{index}", _term(term, dimensions)) for index, term in enumerate(config.objective)),
+        ("memory for latents", _cache_size(config, data, len(objective.branches), dimensions)),
+        ("output", config.output),
+    ]
+    return Plan(tuple(lines))
+
+
+_REFERENCES = {
+    "none": "none: the objective needs none",
+    "lora_off": "the policy with its LoRA adapters off, no second copy",
+    "frozen": "a frozen copy of the weights",
+}
+
+
+def _term(term: dict[str, Any], dimensions: int) -> str:
+    """The term as configured; what its beta weighs, because codes differ in how they reduce the squared error."""
+    text = ", ".join(f"{key}: {value}" for key, value in term.items())
+    if isinstance(term.get("beta"), int | float) and "snr" not in term:
+        scale = term["beta"] / dimensions
+        text += f"  (beta on the mean over {dimensions:,} latent values; on their sum it would be {scale:.3g})"
+    return text
+
+
+def _cache_size(config: Config, data: ImageData, branches: int, dimensions: int) -> str:
+    if config.data.cache == "none":
+        return "none: encoded at every step"
+    rows = data.size(TRAIN) + data.size(HELD_OUT)
+    size = rows * branches * 2 * 4 * dimensions  # mean and standard deviation, four bytes each
+    return f"{size / 2**20:,.1f} MiB for {rows:,} rows, text embeddings not counted"
+
+
+def _info(config: Config) -> ModelInfo:
+    return peek(config.model.name, revision=config.model.revision)
+
+
+def _denoiser_without_weights(config: Config, info: ModelInfo) -> nn.Module:
+    """The denoiser on the meta device: shapes and names, no storage."""
+    from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+
+    denoiser_class: Any = SD3Transformer2DModel if info.kind == "sd3" else UNet2DConditionModel
+    settings = _settings(denoiser_class, config, info, "transformer" if info.kind == "sd3" else "unet")
+    with torch.device("meta"):
+        return denoiser_class.from_config(settings)
+
+
+def _latent_dimensions(config: Config, info: ModelInfo) -> int:
+    """Values in the latents of one picture."""
+    from diffusers import AutoencoderKL
+
+    settings = _settings(AutoencoderKL, config, info, "vae")
+    side = config.data.resolution // 2 ** (len(settings["block_out_channels"]) - 1)
+    return settings["latent_channels"] * side * side
+
+
+def _settings(model_class: Any, config: Config, info: ModelInfo, part: str) -> Any:
+    try:
+        return model_class.load_config(info.location, subfolder=part, revision=config.model.revision)
+    except HUB_ERRORS as error:
+        raise ValueError(explain(error, config.model.name, revision=config.model.revision)) from error
