@@ -24,21 +24,22 @@ from mmalign.playground.renderer import render
 from mmalign.playground.scene import LEVELS, sample_scene
 from mmalign.playground.tiny_sdxl import IMAGE_SIZE, build_tiny_sdxl
 
-LEVEL_SHARES = {"single": 0.7, "pair": 0.1, "trio": 0.04, "count": 0.08, "relation": 0.08}
+LEVEL_SHARES = {"single": 0.88, "pair": 0.03, "trio": 0.02, "count": 0.035, "relation": 0.035}
 
 
 @dataclass(frozen=True)
 class Settings:
     """Sizes of the run. The shipped weights say theirs in ``pretrain.json``."""
 
-    images: int = 120_000
-    vae_steps: int = 4000
-    vae_batch: int = 128
-    unet_steps: int = 8000
-    unet_batch: int = 512
+    images: int = 40_000
+    vae_steps: int = 1400
+    vae_batch: int = 32
+    unet_steps: int = 3000
+    unet_batch: int = 64
     learning_rate: float = 1e-3
     dropout: float = 0.1
-    ema_decay: float = 0.999
+    ema_decay: float = 0.998
+    precision: str = "bf16"
     seed: int = 0
 
 
@@ -66,7 +67,7 @@ def _to_unit(pictures: Tensor) -> Tensor:
 class Progress:
     """Resumable state of one phase: modules and optimizer, written atomically every ``every`` steps."""
 
-    def __init__(self, path: Path, every: int = 1000) -> None:
+    def __init__(self, path: Path, every: int = 250) -> None:
         self.path, self.every = path, every
 
     def load(self, phase: str, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> int:
@@ -88,6 +89,10 @@ class Progress:
         temporary.replace(self.path)
 
 
+def _autocast(device: torch.device, settings: Settings) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+
+
 def _learning_rate(step: int, total: int, peak: float, warmup: int = 200) -> float:
     """Linear warm-up, then cosine to zero."""
     if step < warmup:
@@ -96,7 +101,7 @@ def _learning_rate(step: int, total: int, peak: float, warmup: int = 200) -> flo
 
 
 def _log(phase: str, step: int, total: int, loss: Tensor, started: float, first: int) -> None:
-    if step % 200 == 0 or step == total - 1:
+    if step % 50 == 0 or step == total - 1:
         elapsed = time.perf_counter() - started
         left = elapsed / max(1, step + 1 - first) * (total - step - 1)
         print(
@@ -115,8 +120,9 @@ def train_vae(vae: nn.Module, pictures: Tensor, settings: Settings, progress: Pr
         draws = torch.Generator().manual_seed(settings.seed * 7919 + step)
         rows = torch.randint(len(pictures), (settings.vae_batch,), generator=draws)
         target = _to_unit(pictures[rows.to(device)])
-        posterior = vae.encode(target).latent_dist
-        decoded = vae.decode(posterior.sample()).sample
+        with _autocast(device, settings):
+            posterior = vae.encode(target).latent_dist
+            decoded = vae.decode(posterior.sample()).sample.float()
         loss = F.l1_loss(decoded, target) + F.mse_loss(decoded, target) + 1e-6 * posterior.kl().mean()
         _step(optimizer, loss, modules, _learning_rate(step, total, 2e-3))
         _log("vae", step, total, loss, started, first)
@@ -198,7 +204,7 @@ def train_unet(
         timestep = torch.randint(len(alphas), (settings.unet_batch,), generator=draws, device=device)
         keep = (torch.rand(settings.unet_batch, generator=draws, device=device) >= settings.dropout).float()
         level = alphas[timestep][:, None, None, None]
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with _autocast(device, settings):
             prediction = model(level.sqrt() * latents + (1 - level).sqrt() * noise, timestep, tokens[rows], keep)
         loss = F.mse_loss(prediction.float(), noise)
         _step(optimizer, loss, model, _learning_rate(step, total, settings.learning_rate))

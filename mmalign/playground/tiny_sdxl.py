@@ -35,7 +35,7 @@ def build_vae() -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 48),
+        block_out_channels=(16, 24, 32),
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
