@@ -1,0 +1,36 @@
+"""The held-out measurement: every held-out row once, with the same noise every time."""
+
+from mmalign.training.meter import TERM, Meter, add_scores
+from mmalign.training.order import held_out_keys
+from mmalign.training.rows import load_batches
+from mmalign.training.state import RunState
+from mmalign.training.task import HELD_OUT
+
+
+def measure_held_out(state: RunState) -> dict[str, float]:
+    """Mean loss, accuracy, margin, ... over the held-out rows, with the averaged weights where there is an average.
+
+    Running estimates of the objective stay as they are. The loss is sum_t coefficient_t * mean over rows of term t.
+    """
+    accelerator, training, task = state.accelerator, state.config.training, state.task
+    keys = held_out_keys(
+        training.seed,
+        task.size(HELD_OUT),
+        training.batch_size,
+        state.processes.index,
+        state.processes.count,
+    )
+    meter = Meter(state.processes)
+    task.objective.train(False)
+    try:
+        with state.evaluated_weights():
+            for batch in load_batches(task, keys, workers=training.workers, device=accelerator.device):
+                batch = batch.to(accelerator.device)
+                with accelerator.autocast():
+                    scores = task.score(state.module, batch)
+                add_scores(meter, task.objective, scores, task.objective(scores))
+    finally:
+        task.objective.train(True)
+    means = meter.means()
+    terms = zip(task.objective.names, task.objective.terms, strict=True)
+    return {"loss": sum(term.coefficient * means[TERM + name] for name, term in terms), **means}

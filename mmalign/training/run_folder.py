@@ -1,0 +1,176 @@
+"""What a run writes into its folder, beside the log: description, checkpoints, pictures, trackers, trained model."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from mmalign.training.checkpoint import Checkpoint, CheckpointStore
+from mmalign.training.config import Config
+from mmalign.training.loading import dump_config
+from mmalign.training.order import TrainingOrder
+from mmalign.training.resume import refuse_other_run
+from mmalign.training.state import RunState
+from mmalign.training.task import HELD_OUT, TRAIN, Task
+from mmalign.training.versions import versions
+
+
+class RunFolder:
+    """``config.yaml``, ``versions.json``, ``log.jsonl``, ``checkpoints/``, ``pictures/``, ``aligned/``.
+
+    Only the main process writes; methods that several processes have to enter together say so.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        task: Task,
+        *,
+        command: str,
+        accelerator: Accelerator,
+        say: Callable[[str], None],
+    ) -> None:
+        self.folder, self.config, self.task = folder, config, task
+        self.accelerator, self._command = accelerator, command
+        self.log = folder / "log.jsonl"
+        self.checkpoints = CheckpointStore(folder / "checkpoints", keep=config.training.keep_checkpoints, say=say)
+
+    def refuse_used(self) -> None:
+        """ValueError where the folder holds checkpoints of an earlier run."""
+        newest = self.checkpoints.newest()
+        if newest is not None:
+            raise ValueError(f"{newest.folder} is of an earlier run: go on with --resume, or give another output")
+
+    def checkpoint_to_resume(self, order: TrainingOrder) -> Checkpoint:
+        """The newest complete checkpoint; ValueError where there is none or where it is of another run."""
+        checkpoint = self.checkpoints.newest()
+        if checkpoint is None:
+            raise ValueError(
+                f"there is no checkpoint in {self.checkpoints.root} to resume from; leave out --resume to start afresh"
+            )
+        refuse_other_run(
+            checkpoint, self.config, rows_per_step=order.rows_per_step, rows=self._rows, reference=self._reference
+        )
+        return checkpoint
+
+    def write_description(self) -> None:
+        """``config.yaml`` and ``versions.json``; starts the trackers."""
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(dump_config(self.config), encoding="utf-8")
+            (self.folder / "versions.json").write_text(json.dumps(self._versions, indent=1), encoding="utf-8")
+        if self.config.training.trackers:
+            self.accelerator.init_trackers("mmalign", config=_flat(self.config.model_dump(mode="json")))
+
+    def track(self, line: Mapping[str, Any]) -> None:
+        """Hand a line of the log to the trackers."""
+        if not self.config.training.trackers:
+            return
+        prefix = f"{line['split']}/" if "split" in line else ""
+        numbers = {prefix + key: value for key, value in _flat(line).items() if isinstance(value, int | float)}
+        numbers.pop(f"{prefix}step")
+        self.accelerator.log(numbers, step=line["step"])
+
+    def draw(self, step: int, policy: nn.Module) -> None:
+        """``pictures/step_000050.png``; the other processes wait."""
+        if self.accelerator.is_main_process:
+            picture = self.task.pictures(policy)
+            if picture is not None:
+                (self.folder / "pictures").mkdir(exist_ok=True)
+                picture.save(self.folder / "pictures" / f"step_{step:06d}.png")
+        self.accelerator.wait_for_everyone()
+
+    def save(self, state: RunState, rows_per_step: int) -> None:
+        """A checkpoint of this step, unless there is one; every process enters."""
+        training = state.training_state()
+        if self.accelerator.is_main_process and self.checkpoints.at(state.step) is None:
+            self.checkpoints.save(
+                state.step,
+                weights=state.parameters,
+                average=state.average.weights() if state.average else None,
+                training=training,
+                state={
+                    **state.numbers(),
+                    "config": self.config.model_dump(mode="json"),
+                    "versions": self._versions,
+                    "rows_per_step": rows_per_step,
+                    "rows": self._rows,
+                    "reference": self._reference,
+                },
+            )
+            self.checkpoints.prune(best=state.best.step if state.best else None)
+        self.accelerator.wait_for_everyone()
+
+    def export(
+        self,
+        state: RunState,
+        history: Sequence[Mapping[str, Any]],
+        held_out: Sequence[Mapping[str, Any]],
+        *,
+        stopped_early: bool,
+    ) -> None:
+        """``aligned/``: the best checkpoint where there is an early stop, the averaged weights where there are any."""
+        if self.accelerator.is_main_process:
+            exported = self._choose_weights(state)
+            # Undo accelerate's autocast around forward: what is exported is the plain module.
+            policy = self.accelerator.unwrap_model(state.module, keep_fp32_wrapper=False, keep_torch_compile=False)
+            results = {
+                "steps": state.step,
+                "exported_step": exported,
+                "stopped_early": stopped_early,
+                "seconds": state.seconds,
+                "training": dict(history[-1]) if history else {},
+                "held_out": next((dict(line) for line in held_out if line["step"] == exported), {}),
+            }
+            # A run that was extended has an older export here; a mixture of both would be worse than none.
+            shutil.rmtree(self.folder / "aligned", ignore_errors=True)
+            self.task.export(policy, self.folder / "aligned", results)
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        self.accelerator.wait_for_everyone()
+
+    def _choose_weights(self, state: RunState) -> int:
+        """Put the weights to export into the policy; the step they are of."""
+        best = self.checkpoints.at(state.best.step) if state.best and state.best.step else None
+        if best is not None:
+            state.load_weights(best.average() or best.weights())
+            return best.step
+        if state.average is not None:
+            state.load_weights(state.average.weights())
+        return state.step
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {split: self.task.size(split) for split in (TRAIN, HELD_OUT)}
+
+    @cached_property
+    def _reference(self) -> str | None:
+        """Hashing a large model takes seconds, so once, and only where a checkpoint is read or written."""
+        return self.task.reference.fingerprint() if self.task.reference is not None else None
+
+    @cached_property
+    def _versions(self) -> dict[str, Any]:
+        return versions(
+            self.accelerator.device,
+            seed=self.config.training.seed,
+            processes=self.accelerator.num_processes,
+            command=self._command,
+        )
+
+
+def _flat(values: Mapping[str, Any] | Sequence[Any], prefix: str = "") -> dict[str, int | float | str | bool]:
+    """Nested plain values by dotted key, as trackers take them."""
+    pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
+    flat: dict[str, int | float | str | bool] = {}
+    for key, value in pairs:
+        if isinstance(value, Mapping | list | tuple):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, int | float | str | bool) else str(value)
+    return flat

@@ -1,0 +1,114 @@
+"""Everything that changes while a run trains, and its way into a checkpoint and back."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from mmalign.training.averaging import WeightAverage
+from mmalign.training.checkpoint import Checkpoint
+from mmalign.training.config import Config
+from mmalign.training.early_stop import Best
+from mmalign.training.meter import Meter
+from mmalign.training.optim import build_optimizer
+from mmalign.training.processes import Processes
+from mmalign.training.strategy import use_gradient_checkpointing
+from mmalign.training.task import Task
+
+
+class RunState:
+    """Weights, optimizer, moving average, objective's estimates, meter, best measurement, and the step number.
+
+    ``module`` is what to train through (wrapped by DDP, compiled); ``policy`` the plain module inside it. Random
+    numbers and learning rates are functions of the step, so neither has a state here.
+    """
+
+    def __init__(self, accelerator: Accelerator, config: Config, task: Task) -> None:
+        self.accelerator, self.config, self.task = accelerator, config, task
+        self.processes = Processes(accelerator)
+        self.policy: nn.Module = task.policy
+        self.parameters = {name: value for name, value in self.policy.named_parameters() if value.requires_grad}
+        _refuse_untrainable(config, self.parameters)
+        if config.training.gradient_checkpointing:
+            use_gradient_checkpointing(self.policy)
+        self.policy.to(accelerator.device)  # before the optimizer, which looks at where its parameters are
+        optimizer = build_optimizer(config.training, list(self.parameters.values()))
+        module, self.optimizer = accelerator.prepare(self.policy, optimizer)
+        self.module: nn.Module = torch.compile(module) if config.training.compile else module  # type: ignore[assignment]
+        self.average = WeightAverage(self.parameters, config.training.ema.decay) if config.training.ema else None
+        self.meter = Meter(self.processes)
+        self.best = Best.of(config.evaluation.early_stop) if config.evaluation.early_stop else None
+        self.step = 0
+        self.seconds = 0.0
+
+    @contextmanager
+    def evaluated_weights(self) -> Iterator[None]:
+        """Inside, the policy is in eval mode, without gradients, and holds the moving average where there is one."""
+        with torch.no_grad():
+            self.module.eval()
+            try:
+                if self.average is None:
+                    yield
+                else:
+                    with self.average.swapped_in():
+                        yield
+            finally:
+                self.module.train()
+
+    def training_state(self) -> dict[str, Any]:
+        """What goes beside the weights; collective, so every process has to call it."""
+        scaler = self.accelerator.scaler
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "objective": self.task.objective.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "meter": self.meter.state_dict(),
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """What goes into ``state.json``."""
+        return {"seconds": self.seconds, "best": self.best.state_dict() if self.best else None}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Become the run that wrote ``checkpoint``."""
+        self.load_weights(checkpoint.weights())
+        training, device = checkpoint.training(), self.accelerator.device
+        self.optimizer.load_state_dict(training["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(training["scaler"])
+        self.task.objective.load_state_dict({key: value.to(device) for key, value in training["objective"].items()})
+        average = checkpoint.average()
+        if self.average is not None and average is not None:
+            self.average.load(average, training["average"])
+        if self.accelerator.is_main_process:
+            self.meter.load_state_dict(training["meter"], device)
+        if self.best is not None:
+            self.best.load_state_dict(checkpoint.state["best"])
+        self.step, self.seconds = checkpoint.step, float(checkpoint.state["seconds"])
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy saved weights into the trained parameters; ValueError where the names differ."""
+        if weights.keys() != self.parameters.keys():
+            missing, unknown = self.parameters.keys() - weights.keys(), weights.keys() - self.parameters.keys()
+            raise ValueError(
+                f"the checkpoint's weights are not this model's: missing {sorted(missing)[:3]}, unknown "
+                f"{sorted(unknown)[:3]}; was model.lora or model.name changed?"
+            )
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(weights[name])
+
+
+def _refuse_untrainable(config: Config, parameters: Mapping[str, nn.Parameter]) -> None:
+    if not parameters:
+        raise ValueError("no parameter of the policy is trained (requires_grad is False everywhere)")
+    half = [name for name, value in parameters.items() if value.dtype == torch.float16]
+    if half:
+        raise ValueError(
+            f"{len(half)} trained parameters are float16 ({half[0]}, ...), in which updates vanish; use "
+            f"model.dtype=float32 (given: {config.model.dtype}) with training.mixed_precision=fp16 or bf16"
+        )

@@ -1,0 +1,189 @@
+"""The training loop of every model family: it asks a :class:`Task` for rows and scores, and knows no modality."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import set_seed
+from rich.console import Console
+
+from mmalign.training.config import Config
+from mmalign.training.failures import FiniteGuard, TrainingInterrupted, out_of_memory_explained
+from mmalign.training.held_out import measure_held_out
+from mmalign.training.interruption import Interruption
+from mmalign.training.log import Log
+from mmalign.training.meter import as_line
+from mmalign.training.optim import learning_rate
+from mmalign.training.order import TrainingOrder, stable_hash
+from mmalign.training.progress import TrainingProgress
+from mmalign.training.rows import load_batches
+from mmalign.training.run_folder import RunFolder
+from mmalign.training.state import RunState
+from mmalign.training.steps import optimizer_step, take_window
+from mmalign.training.strategy import start_accelerator
+from mmalign.training.task import HELD_OUT, TRAIN, CollatedBatch, Task
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """``steps`` done in all, ``best_step`` of the held-out metric (None without early stop), and the log's lines."""
+
+    steps: int
+    stopped_early: bool
+    best_step: int | None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    held_out: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """One run in ``folder``: log, checkpoints, pictures and, at the end, the trained model in ``folder/aligned``.
+
+    ``command`` is what the user typed; messages and ``versions.json`` repeat it.
+    """
+
+    def __init__(
+        self, config: Config, task: Task, *, folder: Path, command: str = "", console: Console | None = None
+    ) -> None:
+        self.config, self.task, self.command, self._console = config, task, command, console
+        self.accelerator = start_accelerator(config, folder)
+        self.folder = RunFolder(folder, config, task, command=command, accelerator=self.accelerator, say=self._say)
+
+    def fit(self, resume: bool = False) -> FitResult:
+        """Train to the end, or until patience ends; ``resume`` goes on exactly from the newest checkpoint.
+
+        Raises ValueError for what the user has to change, :class:`NonFiniteLoss`, :class:`OutOfMemory`,
+        :class:`CheckpointError`, and :class:`TrainingInterrupted` after saving a checkpoint.
+        """
+        with out_of_memory_explained(self.config), Interruption() as self._interruption:
+            self._start(resume)
+            with self._progress:
+                self._train()
+                return self._finish()
+
+    def _start(self, resume: bool) -> None:
+        checkpoint = self.folder.checkpoint_to_resume(self._order()) if resume else self.folder.refuse_used()
+        self.task.prepare(self.accelerator.device)
+        self.state = RunState(self.accelerator, self.config, self.task)
+        self.task.objective.reduce = self.state.processes.mean
+        self._guard = FiniteGuard(self.state.processes)
+        self.log = Log(self.folder.log if self.accelerator.is_main_process else None)
+        if checkpoint is not None:
+            self.state.load(checkpoint)
+            self.log.rewind(self.folder.log, checkpoint.step)
+            self._say(f"resumed from {checkpoint.folder}")
+        self.state.processes.wait()
+        self.folder.write_description()
+        self._progress = TrainingProgress(
+            self._console,
+            start=self.state.step,
+            total=self.config.training.steps,
+            visible=self.accelerator.is_main_process,
+        )
+
+    def _order(self, start: int = 0) -> TrainingOrder:
+        training = self.config.training
+        return TrainingOrder(
+            self.task.size(TRAIN),
+            training.seed,
+            batch_size=training.batch_size,
+            accumulation=training.accumulation,
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+            start=start,
+            stop=training.steps,
+        )
+
+    def _train(self) -> None:
+        state, training = self.state, self.config.training
+        order = self._order(state.step)
+        batches = load_batches(self.task, order, workers=training.workers, device=self.accelerator.device)
+        state.module.train()
+        if state.step == 0:
+            self._look(evaluate=self.config.evaluation.every is not None, draw=True)
+        while state.step < training.steps and not self._patience_ended:
+            began = time.monotonic()
+            self._step(batches)
+            state.seconds += time.monotonic() - began
+            self._after_step()
+
+    def _step(self, batches: Iterator[CollatedBatch]) -> None:
+        state, training = self.state, self.config.training
+        # All that is random inside the model follows from the step, so a resumed run draws what it would have drawn.
+        set_seed(stable_hash(training.seed, "step", state.step, state.processes.index) % 2**32)
+        window, counts = take_window(batches, training, self.task.objective, state.processes)
+        optimizer_step(state, window, counts, self._guard, rate=learning_rate(training, state.step))
+        state.step += 1
+        self._progress.step(state.step)
+
+    def _after_step(self) -> None:
+        """Log, measure, draw and save, where due. Whatever is kept is checked first."""
+        state, training, evaluation = self.state, self.config.training, self.config.evaluation
+        step, last = state.step, state.step == training.steps
+        log = step % training.log_every == 0 or last
+        measure = evaluation.every is not None and (step % evaluation.every == 0 or last)
+        draw = evaluation.pictures is not None and (step % evaluation.pictures.every == 0 or last)
+        save = training.checkpoint_every is not None and (step % training.checkpoint_every == 0 or last)
+        # Several processes get the signal at different steps; they agree where they talk to each other anyway.
+        together = state.processes.count == 1 or log or measure or draw or save
+        stop = together and state.processes.any(self._interruption.requested)
+        if log or measure or draw or save or stop:
+            self._guard.check()
+        if log:
+            self._log()
+        best = self._look(evaluate=measure, draw=draw)
+        if save or best or stop:
+            self._save()
+        if stop and not last:
+            raise TrainingInterrupted(self._how_to_go_on())
+
+    def _log(self) -> None:
+        state = self.state
+        line = {"step": state.step, **as_line(state.meter.means())}
+        line |= {"learning_rate": learning_rate(self.config.training, state.step - 1), "seconds": state.seconds}
+        self.log.write(line)
+        self._progress.numbers(line)
+        self.folder.track(line)
+
+    def _look(self, *, evaluate: bool, draw: bool) -> bool:
+        """Measure held-out rows and draw pictures; True where this step is the best so far."""
+        state, improved = self.state, False
+        if evaluate:
+            measured = measure_held_out(state)
+            line = {"step": state.step, "split": HELD_OUT, **as_line(measured)}
+            self.log.write(line)
+            self.folder.track(line)
+            # The untrained model is the yardstick, not a candidate.
+            improved = state.best is not None and state.step > 0 and state.best.improved_by(state.step, measured)
+        if draw:
+            with state.evaluated_weights():
+                self.folder.draw(state.step, state.policy)
+        return improved
+
+    def _save(self) -> None:
+        self.log.sync()
+        self.folder.save(self.state, self._order().rows_per_step)
+
+    @property
+    def _patience_ended(self) -> bool:
+        return self.state.best is not None and self.state.best.exhausted
+
+    def _finish(self) -> FitResult:
+        state = self.state
+        stopped_early = self._patience_ended and state.step < self.config.training.steps
+        best_step = state.best.step if state.best else None
+        result = FitResult(state.step, stopped_early, best_step, self.log.training, self.log.held_out)
+        self.folder.export(state, result.history, result.held_out, stopped_early=stopped_early)
+        return result
+
+    def _how_to_go_on(self) -> str:
+        again = f"{self.command.removesuffix(' --resume')} --resume" if self.command else "fit(resume=True)"
+        message = f"interrupted after step {self.state.step}; a checkpoint is saved. To go on: {again}"
+        self._say(message)
+        return message
+
+    def _say(self, message: str) -> None:
+        if self.accelerator.is_main_process:
+            console = self._progress.console if hasattr(self, "_progress") else self._console or Console()
+            console.print(message, highlight=False, markup=False, soft_wrap=True)
