@@ -8,6 +8,7 @@ runs continue with the same command. Ends by writing the pipeline folder in fp16
 import argparse
 import copy
 import json
+import math
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -97,7 +98,7 @@ def _learning_rate(step: int, total: int, peak: float, warmup: int = 200) -> flo
     """Linear warm-up, then cosine to zero."""
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + np.cos(np.pi * (step - warmup) / max(1, total - warmup)))
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 def _log(phase: str, step: int, total: int, loss: Tensor, started: float, first: int) -> None:
