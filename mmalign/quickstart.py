@@ -42,7 +42,7 @@ def quickstart(*, method: str, seed: int, out: Path, measure: Measure | None = N
     """Sample, label, align with ``method`` (``dpo`` or ``mapo``), evaluate, report; everything lands in ``out``."""
     started, console, measure = time.perf_counter(), Console(), measure or Measure()
     console.rule(f"1 of 3: pairs that {MODEL} makes itself, ranked by the oracle")
-    pairs = _pairs(PairSettings(model=MODEL, seed=seed), out / f"pairs_seed{seed}.parquet", console)
+    pairs = write_own_pairs(PairSettings(model=MODEL, seed=seed), out / f"pairs_seed{seed}.parquet", console)
     console.rule(f"2 of 3: alignment with {method}")
     folder = _fresh(out / f"{method}_seed{seed}")
     overrides = [f"data.path={pairs}", f"output={folder}", f"training.seed={seed}"]
@@ -58,10 +58,10 @@ def quickstart(*, method: str, seed: int, out: Path, measure: Measure | None = N
 
 def evaluate(folder: Path, measure: Measure, seed: int, console: Console) -> ImageEvaluation:
     """Sample base and exported weights on the same prompts and seeds; writes evaluation.json and before_after.png."""
-    prompts = held_out_prompts("single", measure.prompts, seed)
+    prompts = held_out_prompts("single", measure.prompts)
     pictures = {
-        "base": _sample(None, prompts, measure, seed, console),
-        "aligned": _sample(folder / "aligned", prompts, measure, seed, console),
+        "base": sample_held_out(None, measure, seed, console),
+        "aligned": sample_held_out(folder / "aligned", measure, seed, console),
     }
     evaluation = evaluate_images(pictures["base"], pictures["aligned"], prompts, OracleScorer(), seed=seed)
     (folder / "evaluation.json").write_text(evaluation.to_json(), encoding="utf-8")
@@ -73,7 +73,8 @@ def evaluate(folder: Path, measure: Measure, seed: int, console: Console) -> Ima
     return evaluation
 
 
-def _pairs(settings: PairSettings, path: Path, console: Console) -> Path:
+def write_own_pairs(settings: PairSettings, path: Path, console: Console) -> Path:
+    """Pairs that the model makes itself, ranked by the oracle; a file made with the same settings is used again."""
     rows = pairs_written(settings, path)
     if rows is not None:
         console.print(f"{path} holds {rows} pairs made with these settings already; they are used again")
@@ -87,10 +88,10 @@ def _pairs(settings: PairSettings, path: Path, console: Console) -> Path:
     return path
 
 
-def _sample(
-    folder: Path | None, prompts: list[str], measure: Measure, seed: int, console: Console
-) -> list[list[Image.Image]]:
+def sample_held_out(folder: Path | None, measure: Measure, seed: int, console: Console) -> list[list[Image.Image]]:
+    """Pictures [prompts][seeds] of the base (``folder`` None) or of exported weights, on held-out captions."""
     pipe = _device(load_aligned(MODEL, folder))
+    prompts = held_out_prompts("single", measure.prompts)
     repeated = [prompt for prompt in prompts for _ in range(measure.seeds)]
     first = seed * 1_000_000
     with _bar(console) as bar:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from mmalign.playground.captions import caption
@@ -110,7 +111,7 @@ def _log(phase: str, step: int, total: int, loss: Tensor, started: float, first:
         )
 
 
-def train_vae(vae: nn.Module, pictures: Tensor, settings: Settings, progress: Progress) -> None:
+def train_vae(vae: AutoencoderKL, pictures: Tensor, settings: Settings, progress: Progress) -> None:
     """Reconstruction (L1 + MSE) with a slight KL, as AutoencoderKL is meant to be trained without a discriminator."""
     device = pictures.device
     modules = nn.ModuleDict({"vae": vae})
@@ -142,7 +143,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, modules: nn.Module, le
 
 
 @torch.no_grad()
-def encode_dataset(vae: nn.Module, pictures: Tensor, batch: int = 500) -> Tensor:
+def encode_dataset(vae: AutoencoderKL, pictures: Tensor, batch: int = 500) -> Tensor:
     """Posterior means and standard deviations, [rows, 2, 4, 16, 16], and ``scaling_factor`` set to 1 / their spread."""
     parts = []
     for chunk in pictures.split(batch):

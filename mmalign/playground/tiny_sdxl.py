@@ -4,6 +4,9 @@ Same classes, same conditioning (two CLIP text encoders, penultimate hidden stat
 six micro-conditioning numbers added to the timestep embedding), 64 px pictures over a VAE that downsamples by four.
 """
 
+# diffusers annotates its tuples as one element long.
+# pyright: reportArgumentType=false
+
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
