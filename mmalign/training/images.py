@@ -1,6 +1,6 @@
 """Text-to-image models with preference pairs, as the trainer sees them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,9 @@ class ImageTask:
         self.data = data
         self.components = components
         self.adapter: DiffusionAdapter | FlowAdapter = build_adapter(components, config.training.timesteps)
-        self.reference: Reference | None = set_up_denoiser(components, config, objective)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.training.seed)  # LoRA's A is drawn
+            self.reference: Reference | None = set_up_denoiser(components, config, objective)
         self._config = config
         self._rows = ImageRows(data.tables, config.data)
         # What the network gets: the dtype of the frozen weights; trained weights are always fp32.
@@ -169,5 +171,16 @@ class ImageTask:
                 "seed": training.seed,
             },
             data=self.data.report,
-            results=results,
+            results=_measures(results),
         )
+
+
+def _measures(results: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The numbers of a run worth a line of the model card: steps, and losses and metrics by split."""
+    measures: dict[str, Any] = {}
+    for name, value in results.items():
+        if name in ("training", "held_out"):
+            measures |= _measures(value, f"{name.replace('_', ' ')}: ")
+        elif isinstance(value, int | float) and name not in ("step", "seconds", "learning_rate"):
+            measures[prefix + name.replace("_", " ")] = f"{value:.4g}" if isinstance(value, float) else value
+    return measures

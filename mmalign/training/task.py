@@ -38,9 +38,12 @@ class RowKey:
 class CollatedBatch(Protocol):
     """Rows put together on the CPU. ``present``: branch -> [batch] bool where some rows lack a branch."""
 
-    keys: tuple[RowKey, ...]
-    sample_ids: tuple[str, ...]
-    present: dict[str, Tensor]
+    @property
+    def keys(self) -> tuple[RowKey, ...]: ...
+    @property
+    def sample_ids(self) -> tuple[str, ...]: ...
+    @property
+    def present(self) -> dict[str, Tensor]: ...
 
     def to(self, device: torch.device) -> "CollatedBatch":
         """The same batch on a device."""
@@ -50,9 +53,12 @@ class CollatedBatch(Protocol):
 class Task(Protocol):
     """One model family with its data: the trainer's only view of a modality."""
 
-    policy: nn.Module
-    reference: Reference | None
-    objective: Objective
+    @property
+    def policy(self) -> nn.Module: ...
+    @property
+    def reference(self) -> Reference | None: ...
+    @property
+    def objective(self) -> Objective: ...
 
     def size(self, split: str) -> int:
         """Number of rows of ``train`` or ``held_out``."""
@@ -70,8 +76,8 @@ class Task(Protocol):
         """Move what is not the policy (reference copy, encoders) to the device; called once, before the first step."""
         ...
 
-    def score(self, policy: nn.Module, batch: CollatedBatch) -> Scores:
-        """Scores of every branch the objective names; ``policy`` may be wrapped (DDP, compiled)."""
+    def score(self, policy: nn.Module, batch: Any) -> Scores:
+        """Scores of every branch the objective names, for what :meth:`collate` made; ``policy`` may be wrapped."""
         ...
 
     def pictures(self, policy: nn.Module) -> Image | None:

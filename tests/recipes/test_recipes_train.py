@@ -1,0 +1,69 @@
+"""Every recipe takes two steps on a tiny model of its class, and plain diffusers loads what it exports."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from mmalign.training.config import Config
+from mmalign.training.loading import load_config
+from mmalign.training.log import Log
+from mmalign.training.recipe_files import recipe_names
+from mmalign.training.run import train
+from tests.data.making_data import FIXTURE
+from tests.tiny_models import tiny_sd3, tiny_sd15, tiny_sdxl
+
+# The tiny pipeline that has the class of a recipe's model; a recipe of a new model adds its line.
+MODELS = {
+    "playground/tiny-sdxl": tiny_sdxl,
+    "stabilityai/stable-diffusion-xl-base-1.0": tiny_sdxl,
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": tiny_sd15,
+    "stabilityai/stable-diffusion-3-medium-diffusers": tiny_sd3,
+}
+
+
+def shrunk(name: str, folder: Path) -> Config:
+    """The recipe on a tiny model and ten photographs; what the recipe is about - objective, LoRA, reference - stays."""
+    recipe = load_config(name, check_files=False)
+    MODELS[recipe.model.name](folder / "model")
+    overrides = {
+        "model.name": folder / "model",
+        "data.path": FIXTURE,
+        "data.resolution": 32,
+        "training.steps": 2,
+        "training.batch_size": 2,
+        "training.accumulation": 1,
+        "training.warmup_steps": 0,
+        "training.mixed_precision": "no",
+        "training.optimizer": "adamw",
+        "training.workers": 0,
+        "output": folder / "run",
+    }
+    if recipe.evaluation.pictures is not None:
+        overrides["evaluation.pictures.inference_steps"] = 2
+    if recipe.data.held_out:
+        overrides |= {"data.held_out": 0.3, "evaluation.every": 1}
+    return load_config(name, [f"{key}={value}" for key, value in overrides.items()])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipe_takes_two_steps_and_exports(name: str, tmp_path: Path) -> None:
+    config = shrunk(name, tmp_path)
+    result = train(config)
+    log = Log(None)
+    log.rewind(result.folder / "log.jsonl", step=2)
+    assert [line["step"] for line in log.training] == [1, 2]
+    assert all(line["loss"] is not None for line in log.training)
+    assert result.report is not None
+    assert result.report.is_file()
+    aligned = result.folder / "aligned"
+    assert (aligned / "README.md").is_file()
+    base = DiffusionPipeline.from_pretrained(config.model.name)
+    if config.model.lora:
+        base.load_lora_weights(aligned)
+        assert base.unet.peft_config
+    else:
+        trained = DiffusionPipeline.from_pretrained(aligned).unet.state_dict()
+        moved = [not torch.equal(trained[key], weight) for key, weight in base.unet.state_dict().items()]
+        assert any(moved)
