@@ -7,6 +7,7 @@ exported weights loaded back, the same prompts and seeds for base and aligned, g
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,15 +39,27 @@ class Measure:
     guidance_scale: float = 3.0
 
 
-def quickstart(*, method: str, seed: int, out: Path, measure: Measure | None = None) -> ImageEvaluation:
-    """Sample, label, align with ``method`` (``dpo`` or ``mapo``), evaluate, report; everything lands in ``out``."""
+def quickstart(
+    *,
+    method: str,
+    seed: int,
+    out: Path,
+    pairs_wanted: PairSettings | None = None,
+    measure: Measure | None = None,
+    overrides: Sequence[str] = (),
+) -> ImageEvaluation:
+    """Sample, label, align with ``method`` (``dpo`` or ``mapo``), evaluate, report; everything lands in ``out``.
+
+    ``pairs_wanted``, ``measure`` and ``overrides`` (of the recipe) change the sizes; the defaults are the quickstart.
+    """
     started, console, measure = time.perf_counter(), Console(), measure or Measure()
     console.rule(f"1 of 3: pairs that {MODEL} makes itself, ranked by the oracle")
-    pairs = write_own_pairs(PairSettings(model=MODEL, seed=seed), out / f"pairs_seed{seed}.parquet", console)
+    wanted = pairs_wanted or PairSettings(model=MODEL, seed=seed)
+    pairs = write_own_pairs(wanted, out / f"pairs_seed{seed}.parquet", console)
     console.rule(f"2 of 3: alignment with {method}")
     folder = _fresh(out / f"{method}_seed{seed}")
-    overrides = [f"data.path={pairs}", f"output={folder}", f"training.seed={seed}"]
-    result = train(load_config(f"playground/{method}", overrides), command=shlex.join(sys.argv))
+    own = [f"data.path={pairs}", f"output={folder}", f"training.seed={seed}"]
+    result = train(load_config(f"playground/{method}", [*own, *overrides]), command=shlex.join(sys.argv))
     console.rule("3 of 3: base against aligned on held-out captions, same seeds")
     evaluation = evaluate(folder, measure, seed, console)
     report = write_report(result.folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from rich.progress import Progress
 
 from mmalign.playground.pairs import make_pairs, write_pickapic
 from mmalign.playground.scene import training_prompts
@@ -86,3 +87,29 @@ def _settings(settings: PairSettings) -> dict[str, Any]:
 
     weights = Path(resolve_model(settings.model)) / "unet" / "diffusion_pytorch_model.safetensors"
     return asdict(settings) | {"weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+
+
+def main() -> None:
+    """``python -m mmalign.playground.on_policy --out FILE.parquet``: every field of PairSettings is an option."""
+    import argparse
+
+    from mmalign.models import load_aligned
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    for name, default in asdict(PairSettings()).items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(default, bool):
+            parser.add_argument(option, action="store_true")
+        else:
+            parser.add_argument(option, type=type(default), default=default)
+    values = vars(parser.parse_args())
+    path, settings = values.pop("out"), PairSettings(**values)
+    with Progress() as bar:
+        task = bar.add_task("sampling pairs", total=settings.pictures)
+        groups = sample_groups(load_aligned(settings.model), settings, lambda done: bar.advance(task, done))
+    print(f"{write_pairs(groups, settings, path)} pairs of {settings.prompts} prompts: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,11 +14,11 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from mmalign.playground.captions import caption
@@ -111,7 +111,7 @@ def _log(phase: str, step: int, total: int, loss: Tensor, started: float, first:
         )
 
 
-def train_vae(vae: AutoencoderKL, pictures: Tensor, settings: Settings, progress: Progress) -> None:
+def train_vae(vae: Any, pictures: Tensor, settings: Settings, progress: Progress) -> None:
     """Reconstruction (L1 + MSE) with a slight KL, as AutoencoderKL is meant to be trained without a discriminator."""
     device = pictures.device
     modules = nn.ModuleDict({"vae": vae})
@@ -143,7 +143,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, modules: nn.Module, le
 
 
 @torch.no_grad()
-def encode_dataset(vae: AutoencoderKL, pictures: Tensor, batch: int = 500) -> Tensor:
+def encode_dataset(vae: Any, pictures: Tensor, batch: int = 500) -> Tensor:
     """Posterior means and standard deviations, [rows, 2, 4, 16, 16], and ``scaling_factor`` set to 1 / their spread."""
     parts = []
     for chunk in pictures.split(batch):
@@ -151,7 +151,7 @@ def encode_dataset(vae: AutoencoderKL, pictures: Tensor, batch: int = 500) -> Te
         parts.append(torch.stack([posterior.mean, posterior.std], dim=1))
     moments = torch.cat(parts)
     sample = moments[:, 0] + moments[:, 1] * torch.randn_like(moments[:, 0])
-    vae.register_to_config(scaling_factor=round(1 / sample.std().item(), 5))  # type: ignore[operator]
+    vae.register_to_config(scaling_factor=round(1 / sample.std().item(), 5))
     return moments
 
 
@@ -184,16 +184,16 @@ class _Denoiser(nn.Module):
 
 
 def train_unet(
-    pipe: object, moments: Tensor, tokens: Tensor, alphas: Tensor, settings: Settings, progress: Progress
+    pipe: Any, moments: Tensor, tokens: Tensor, alphas: Tensor, settings: Settings, progress: Progress
 ) -> None:
     """E || unet(x_t, t, caption) - noise ||^2 over t ~ U{0..999}; the pipeline ends with the averaged weights."""
     device = moments.device
-    model = _Denoiser(_Conditioning(pipe.text_encoder, pipe.text_encoder_2), pipe.unet).to(device)  # type: ignore[attr-defined]
+    model = _Denoiser(_Conditioning(pipe.text_encoder, pipe.text_encoder_2), pipe.unet).to(device)
     average = copy.deepcopy(model).requires_grad_(False)
     modules = nn.ModuleDict({"model": model, "average": average})
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     first, total, started = progress.load("unet", modules, optimizer), settings.unet_steps, time.perf_counter()
-    scale, shape = pipe.vae.config.scaling_factor, (settings.unet_batch, *moments.shape[2:])  # type: ignore[attr-defined]
+    scale, shape = pipe.vae.config.scaling_factor, (settings.unet_batch, *moments.shape[2:])
     if device.type == "cuda":
         model.unet.compile()
     model.train()
@@ -219,7 +219,7 @@ def train_unet(
     model.eval()
 
 
-def measure(pipe: object, settings: Settings, *, prompts: int = 250, steps: int = 20) -> dict[str, dict[str, float]]:
+def measure(pipe: Any, settings: Settings, *, prompts: int = 250, steps: int = 20) -> dict[str, dict[str, float]]:
     """Per level: share of right attributes and of pictures with all of them right, on held-out captions."""
     from mmalign.models import generate
     from mmalign.playground.oracle import judge_batch
