@@ -58,18 +58,17 @@ class CheckpointStore:
         self.root, self.keep, self._say = root, keep, say
 
     def all(self) -> list[Checkpoint]:
-        """Complete checkpoints, oldest first; each incomplete one is mentioned and left out."""
-        found = []
-        for folder in sorted(self.root.glob("step_*")):
-            checkpoint = _read(folder)
-            if isinstance(checkpoint, Checkpoint):
-                found.append(checkpoint)
-            else:
-                self._say(f"{folder} is left out: {checkpoint}")
-        return sorted(found, key=lambda checkpoint: checkpoint.step)
+        """Complete checkpoints, oldest first."""
+        found = [_read(folder) for folder in self.root.glob("step_*")]
+        complete = [checkpoint for checkpoint in found if isinstance(checkpoint, Checkpoint)]
+        return sorted(complete, key=lambda checkpoint: checkpoint.step)
 
     def newest(self) -> Checkpoint | None:
-        """The complete checkpoint of the highest step."""
+        """The complete checkpoint of the highest step; each incomplete one is mentioned."""
+        for folder in sorted(self.root.glob("step_*")):
+            checkpoint = _read(folder)
+            if isinstance(checkpoint, str):
+                self._say(f"{folder} is left out: {checkpoint}")
         return max(self.all(), key=lambda checkpoint: checkpoint.step, default=None)
 
     def at(self, step: int) -> Checkpoint | None:
@@ -116,11 +115,13 @@ class CheckpointStore:
         """Delete all but the newest ``keep`` and the best one."""
         for checkpoint in self.all()[: -self.keep]:
             if checkpoint.step != best:
-                shutil.rmtree(checkpoint.folder)
+                # Renamed first: a deletion that is cut short leaves nothing under the name of a checkpoint.
+                doomed = checkpoint.folder.rename(self.root / f"{_TEMPORARY}{checkpoint.folder.name}")
+                shutil.rmtree(doomed)
 
     def _clear_unfinished(self) -> None:
         for leftover in self.root.glob(f"{_TEMPORARY}*"):
-            self._say(f"{leftover} was left by an interrupted save; removing it")
+            self._say(f"{leftover} was left by an interrupted run; removing it")
             shutil.rmtree(leftover)
 
     def _not_written(self, final: Path, error: Exception) -> str:

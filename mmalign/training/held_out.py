@@ -33,4 +33,5 @@ def measure_held_out(state: RunState) -> dict[str, float]:
         task.objective.train(True)
     means = meter.means()
     terms = zip(task.objective.names, task.objective.terms, strict=True)
-    return {"loss": sum(term.coefficient * means[TERM + name] for name, term in terms), **means}
+    # A term whose branches no held-out row has adds nothing, as in training.
+    return {"loss": sum(term.coefficient * means.get(TERM + name, 0.0) for name, term in terms), **means}

@@ -42,7 +42,7 @@ class Log:
                 os.fsync(file.fileno())
 
     def rewind(self, path: Path, step: int) -> None:
-        """Go back to what ``path`` held at ``step``: later lines, and half a line at the end, are dropped."""
+        """Go back to what ``path`` held at ``step`` (-1: nothing): later lines, and half a last line, are dropped."""
         self.lines = [line for line in _read_lines(path) if line["step"] <= step]
         if self._path is not None:
             temporary = self._path.with_suffix(".rewinding")

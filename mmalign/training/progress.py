@@ -14,8 +14,8 @@ SECONDS_BETWEEN_LINES = 10.0
 class TrainingProgress:
     """Use as a context. ``visible=False`` (every process but the main one) shows nothing."""
 
-    def __init__(self, console: Console | None, *, start: int, total: int, visible: bool) -> None:
-        self.console = console or Console()
+    def __init__(self, console: Console, *, start: int, total: int, visible: bool) -> None:
+        self._console = console
         self._visible = visible
         self._start, self._total = start, total
         self._began = time.monotonic()
@@ -24,14 +24,14 @@ class TrainingProgress:
         self._task: TaskID | None = None
 
     def __enter__(self) -> "TrainingProgress":
-        if self._visible and self.console.is_terminal:
+        if self._visible and self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("training"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[numbers]}"),
-                console=self.console,
+                console=self._console,
             )
             self._bar.start()
             self._task = self._bar.add_task("training", total=self._total, completed=self._start, numbers="")
@@ -44,7 +44,7 @@ class TrainingProgress:
     def say(self, message: str) -> None:
         """A line above the bar."""
         if self._visible:
-            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, step: int) -> None:
         """One more optimizer step is done."""

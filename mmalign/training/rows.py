@@ -49,6 +49,8 @@ def load_batches(
         pin_memory=device.type == "cuda",
         prefetch_factor=2 if workers else None,
         worker_init_fn=_leave_interrupts_to_the_trainer,
+        # Of its own: the loader draws a number when it starts, which would shift what a resumed step draws.
+        generator=torch.Generator().manual_seed(0),
         # Workers only read rows. Forked, they share the task; pickling it would copy the model into each of them.
         multiprocessing_context="fork" if workers and hasattr(os, "fork") else None,
     )

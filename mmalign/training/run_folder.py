@@ -52,7 +52,8 @@ class RunFolder:
         checkpoint = self.checkpoints.newest()
         if checkpoint is None:
             raise ValueError(
-                f"there is no checkpoint in {self.checkpoints.root} to resume from; leave out --resume to start afresh"
+                f"there is no checkpoint in {self.checkpoints.root} to resume from; "
+                "start afresh with another output, or delete the folder"
             )
         refuse_other_run(
             checkpoint, self.config, rows_per_step=order.rows_per_step, rows=self._rows, reference=self._reference
@@ -66,7 +67,10 @@ class RunFolder:
             (self.folder / "config.yaml").write_text(dump_config(self.config), encoding="utf-8")
             (self.folder / "versions.json").write_text(json.dumps(self._versions, indent=1), encoding="utf-8")
         if self.config.training.trackers:
-            self.accelerator.init_trackers("mmalign", config=_flat(self.config.model_dump(mode="json")))
+            names = {tracker: {"name": self.folder.resolve().name} for tracker in ("wandb", "trackio")}
+            self.accelerator.init_trackers(
+                "mmalign", config=_flat(self.config.model_dump(mode="json")), init_kwargs=names
+            )
 
     def track(self, line: Mapping[str, Any]) -> None:
         """Hand a line of the log to the trackers."""

@@ -46,7 +46,9 @@ class Trainer:
     def __init__(
         self, config: Config, task: Task, *, folder: Path, command: str = "", console: Console | None = None
     ) -> None:
-        self.config, self.task, self.command, self._console = config, task, command, console
+        self.config, self.task, self.command = config, task, command
+        self._console = console or Console()
+        self._interruption = Interruption()
         self.accelerator = start_accelerator(config, folder)
         self.folder = RunFolder(folder, config, task, command=command, accelerator=self.accelerator, say=self._say)
 
@@ -56,7 +58,7 @@ class Trainer:
         Raises ValueError for what the user has to change, :class:`NonFiniteLoss`, :class:`OutOfMemory`,
         :class:`CheckpointError`, and :class:`TrainingInterrupted` after saving a checkpoint.
         """
-        with out_of_memory_explained(self.config), Interruption() as self._interruption:
+        with out_of_memory_explained(self.config), self._interruption:
             self._start(resume)
             with self._progress:
                 self._train()
@@ -68,13 +70,13 @@ class Trainer:
         self.state = RunState(self.accelerator, self.config, self.task)
         self.task.objective.reduce = self.state.processes.mean
         self._guard = FiniteGuard(self.state.processes)
+        self.folder.write_description()
         self.log = Log(self.folder.log if self.accelerator.is_main_process else None)
+        self.log.rewind(self.folder.log, checkpoint.step if checkpoint else -1)
         if checkpoint is not None:
             self.state.load(checkpoint)
-            self.log.rewind(self.folder.log, checkpoint.step)
             self._say(f"resumed from {checkpoint.folder}")
         self.state.processes.wait()
-        self.folder.write_description()
         self._progress = TrainingProgress(
             self._console,
             start=self.state.step,
@@ -185,5 +187,4 @@ class Trainer:
 
     def _say(self, message: str) -> None:
         if self.accelerator.is_main_process:
-            console = self._progress.console if hasattr(self, "_progress") else self._console or Console()
-            console.print(message, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(message, highlight=False, markup=False, soft_wrap=True)
