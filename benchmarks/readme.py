@@ -1,0 +1,123 @@
+"""The generated parts of README.md: ``python -m benchmarks.readme``.
+
+Between ``<!-- methods:begin -->`` and ``<!-- methods:end -->``: one row per key of ``LOSSES``, from its docstring and
+signature. Between ``<!-- evidence:begin -->`` and ``<!-- evidence:end -->``: the tables in ``benchmarks/results``, or
+"not yet measured" where a file does not exist. A test holds README.md to what this module renders.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from benchmarks.evidence_tables import compare
+from mmalign.losses import LOSSES, LossDescription, describe
+
+ROOT = Path(__file__).parents[1]
+README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+# Arm of the evidence -> the model it is compared with, in the methods' table.
+ARMS = {
+    "dpo": ("base", "dpo"),
+    "mapo": ("base", "mapo"),
+    "sft": ("base", "sft"),
+    "robust_dpo": ("dpo, 30 % flipped", "robust_dpo, 30 % flipped"),
+}
+# Sources that have no arXiv number in the docstring.
+SOURCES = {"sft": "maximum likelihood", "listnet": "Cao et al., ICML 2007", "soft_dpo": "DPO with soft labels"}
+# Tests that compare with published code, beside the equation test that every loss has.
+IN_TRL = ("robust_dpo", "ipo", "hinge", "f_dpo", "exo", "nca", "bco_pair", "sppo", "apo_zero", "apo_down", "discopop")
+PARITY = {
+    "dpo": "tests/parity/test_diffusion_dpo_step.py",
+    "mapo": "tests/parity/test_mapo_step.py",
+    **dict.fromkeys((*IN_TRL, "aot", "aot_unpaired"), "tests/parity/test_trl_losses.py"),
+}
+EVIDENCE = (("Methods on the playground", "evidence.md"), ("Quickstart", "quickstart.md"))
+
+
+def render(text: str, results: Path = RESULTS) -> str:
+    """README text with its generated blocks as they should be."""
+    text = _replaced(text, "methods", method_table(results))
+    return _replaced(text, "evidence", evidence(results))
+
+
+def method_table(results: Path) -> str:
+    """Markdown, one row per loss."""
+    lines = [
+        "| loss | formula | rows | reference | source | tests | evidence |",
+        "|---|---|---|---|---|---|---|",
+        *(_row(describe(name), results) for name in LOSSES),
+    ]
+    return "\n".join(lines)
+
+
+def evidence(results: Path) -> str:
+    """The recorded tables under their headings."""
+    parts = []
+    for title, name in EVIDENCE:
+        path = results / name
+        body = "Not yet measured."
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").strip().splitlines()
+            body = "\n".join(line for line in lines if not line.startswith("# ")).strip()
+        parts.append(f"**{title}**\n\n{body}")
+    return "\n\n".join(parts)
+
+
+def _row(loss: LossDescription, results: Path) -> str:
+    formula = loss.formula.replace("``", "").rstrip(".").replace("|", r"\|")
+    rows = "k candidates" if "candidates" in loss.branch_keys else "single" if "sample" in loss.branch_keys else "pair"
+    cells = (
+        f"`{loss.name}`",
+        f"`{formula}`",
+        rows,
+        "yes" if loss.needs_reference else "no",
+        _source(loss),
+        _tests(loss.name),
+        _evidence(loss.name, results),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _source(loss: LossDescription) -> str:
+    if loss.name in SOURCES:
+        return SOURCES[loss.name]
+    found = dict.fromkeys(re.findall(r"arXiv (\d{4}\.\d{5})", loss.formula + loss.details))
+    if not found:
+        raise SystemExit(f"{loss.name} names no arXiv number in its docstring; add it there, or to SOURCES")
+    return ", ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in found)
+
+
+def _tests(name: str) -> str:
+    tables = sorted((ROOT / "tests" / "losses").glob("loss_table*.py"))
+    row = next(path for path in tables if f'"{name}": ' in path.read_text(encoding="utf-8"))
+    links = [f"[equation]({row.relative_to(ROOT)})"]
+    if name in PARITY:
+        links.append(f"[published code]({PARITY[name]})")
+    return ", ".join(links)
+
+
+def _evidence(name: str, results: Path) -> str:
+    path = results / "evidence.json"
+    if name in ARMS and path.exists():
+        against, arm = ARMS[name]
+        found = compare(json.loads(path.read_text(encoding="utf-8")), against, arm)
+        if found is not None:
+            return f"playground: wins {found['win_rate']} against {against}, {len(found['per_seed'])} seeds"
+    return "equation test"
+
+
+def _replaced(text: str, block: str, body: str) -> str:
+    begin, end = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise SystemExit(f"README.md needs {begin} and {end}, once each")
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    return f"{head}{begin}\n{body}\n{end}{tail}"
+
+
+def main() -> None:
+    """Rewrite README.md."""
+    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
