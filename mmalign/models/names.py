@@ -116,8 +116,8 @@ def _require_pipeline_folder(folder: Path) -> None:
         return
     if is_lora_folder(folder):
         raise ValueError(
-            f"{folder} holds LoRA weights, not a whole model. To sample with it: mmalign generate --base NAME --aligned "
-            f"{folder} --prompt TEXT --out DIR. To train, give the base model it was made for as model.name"
+            f"{folder} holds LoRA weights, not a whole model. To sample with it: mmalign generate --base NAME "
+            f"--aligned {folder} --prompt TEXT --out DIR. To train, give the base model it was made for as model.name"
         )
     found = ", ".join(sorted(item.name for item in folder.iterdir())[:8]) or "nothing"
     raise ValueError(
