@@ -168,4 +168,5 @@ class Scores:
             if branch != name and branch in self.branches:
                 value = getattr(self.branches[branch], suffix)
                 return torch.ones_like(self.branches[branch].logp) if value is None else value
-        raise AttributeError(f"scores have no {name!r}; branches: {sorted(self.branches)}, extras: {sorted(self.extras)}")
+        known = f"branches: {sorted(self.branches)}, extras: {sorted(self.extras)}"
+        raise AttributeError(f"scores have no {name!r}; {known}")

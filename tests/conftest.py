@@ -1,4 +1,4 @@
-"""Shared set-up: shapes on public functions are checked by beartype in tests only, and nothing may touch the network."""
+"""Shared set-up: beartype checks shapes on public functions in tests only, and nothing may touch the network."""
 
 import os
 
@@ -9,6 +9,8 @@ import torch
 from jaxtyping import install_import_hook
 
 # Before any of these is imported, so that every annotated shape is checked while the tests run.
-_HOOK = install_import_hook(["mmalign.losses", "mmalign.adapters"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+_HOOK = install_import_hook(
+    ["mmalign.losses", "mmalign.adapters"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 torch.set_num_threads(1)
