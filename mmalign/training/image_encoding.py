@@ -4,6 +4,7 @@ Both ways encode one row at a time. So a row's numbers do not depend on the rows
 equal to the last bit, and the VAE, which runs in fp32, never holds more than one pair's activations.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -122,4 +123,6 @@ def _on_cpu(text: Text) -> Text:
 
 def _progress() -> Progress:
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    # Every process encodes all rows for itself; one bar is enough.
+    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True)

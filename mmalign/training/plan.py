@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from mmalign.losses import Objective
-from mmalign.models import ModelInfo, make_trainable, peek, trainable_parameters
+from mmalign.models import ModelInfo, make_trainable, peek
 from mmalign.models.hub_errors import HUB_ERRORS, explain
 from mmalign.training.config import Config
 from mmalign.training.image_data import ImageData
@@ -26,26 +27,41 @@ class Plan:
     def __rich__(self) -> Table:
         table = Table(show_header=False, box=None, pad_edge=False)
         for name, value in self.lines:
-            table.add_row(f"[bold]{name}[/bold]", value)
+            table.add_row(Text(name, "bold"), Text(value))
         return table
 
 
-def make_plan(config: Config, data: ImageData, processes: int = 1) -> Plan:
-    """The plan of ``config``; the denoiser is shaped without memory or weights, which also checks the LoRA targets.
+@dataclass(frozen=True)
+class ModelShape:
+    """Numbers of trained and of all parameters, and of values in the latents of one picture."""
 
-    ``processes``: how many share the global batch.
-    """
-    objective, training, info = Objective(config.objective), config.training, _info(config)
+    kind: str
+    trained: int
+    parameters: int
+    latent_values: int
+
+
+def shape_of_model(config: Config) -> ModelShape:
+    """The denoiser as it will be trained, without its weights; ValueError for LoRA targets that match nothing."""
+    info = peek(config.model.name, revision=config.model.revision)
     denoiser = _denoiser_without_weights(config, info)
-    make_trainable(denoiser, config.model.lora)
-    trained = sum(parameter.numel() for parameter in trainable_parameters(denoiser))
-    weights = sum(parameter.numel() for parameter in denoiser.parameters())
+    trained = make_trainable(denoiser, config.model.lora)
+    return ModelShape(
+        info.kind,
+        sum(parameter.numel() for parameter in trained),
+        sum(parameter.numel() for parameter in denoiser.parameters()),
+        _latent_values(config, info),
+    )
+
+
+def make_plan(config: Config, data: ImageData, shape: ModelShape, processes: int = 1) -> Plan:
+    """The plan of ``config``; ``processes`` share the global batch."""
+    objective, training = Objective(config.objective), config.training
     batch, rows = training.batch_size * training.accumulation * processes, data.size(TRAIN)
-    dimensions = _latent_dimensions(config, info)
     kind = reference_kind(config, objective)
     lines = [
-        ("model", f"{config.model.name} ({info.kind}), {'LoRA' if config.model.lora else 'full weights'}"),
-        ("trained parameters", f"{trained:,} of {weights:,}"),
+        ("model", f"{config.model.name} ({shape.kind}), {'LoRA' if config.model.lora else 'full weights'}"),
+        ("trained parameters", f"{shape.trained:,} of {shape.parameters:,}"),
         ("reference", _REFERENCES[kind]),
         ("data", data.report),
         ("rows", f"{rows:,} to train on, {data.size(HELD_OUT):,} held out"),
@@ -54,8 +70,8 @@ def make_plan(config: Config, data: ImageData, processes: int = 1) -> Plan:
             f"{batch} = {training.batch_size} x {training.accumulation} accumulated x {processes} processes",
         ),
         ("steps", f"{training.steps:,}, {training.steps * batch / rows:.2f} epochs of {math.ceil(rows / batch)} steps"),
-        *((f"objective.{index}", _term(term, dimensions)) for index, term in enumerate(config.objective)),
-        ("memory for latents", _cache_size(config, data, len(objective.branches), dimensions)),
+        *((f"objective.{index}", _term(term, shape.latent_values)) for index, term in enumerate(config.objective)),
+        ("memory for latents", _cache_size(config, data, len(objective.branches), shape.latent_values)),
         ("output", config.output),
     ]
     return Plan(tuple(lines))
@@ -68,25 +84,21 @@ _REFERENCES = {
 }
 
 
-def _term(term: dict[str, Any], dimensions: int) -> str:
+def _term(term: dict[str, Any], latent_values: int) -> str:
     """The term as configured; what its beta weighs, because codes differ in how they reduce the squared error."""
     text = ", ".join(f"{key}: {value}" for key, value in term.items())
     if isinstance(term.get("beta"), int | float) and "snr" not in term:
-        scale = term["beta"] / dimensions
-        text += f"  (beta on the mean over {dimensions:,} latent values; on their sum it would be {scale:.3g})"
+        scale = term["beta"] / latent_values
+        text += f"  (beta on the mean over {latent_values:,} latent values; on their sum it would be {scale:.3g})"
     return text
 
 
-def _cache_size(config: Config, data: ImageData, branches: int, dimensions: int) -> str:
+def _cache_size(config: Config, data: ImageData, branches: int, latent_values: int) -> str:
     if config.data.cache == "none":
         return "none: encoded at every step"
     rows = data.size(TRAIN) + data.size(HELD_OUT)
-    size = rows * branches * 2 * 4 * dimensions  # mean and standard deviation, four bytes each
+    size = rows * branches * 2 * 4 * latent_values  # mean and standard deviation, four bytes each
     return f"{size / 2**20:,.1f} MiB for {rows:,} rows, text embeddings not counted"
-
-
-def _info(config: Config) -> ModelInfo:
-    return peek(config.model.name, revision=config.model.revision)
 
 
 def _denoiser_without_weights(config: Config, info: ModelInfo) -> nn.Module:
@@ -99,7 +111,7 @@ def _denoiser_without_weights(config: Config, info: ModelInfo) -> nn.Module:
         return denoiser_class.from_config(settings)
 
 
-def _latent_dimensions(config: Config, info: ModelInfo) -> int:
+def _latent_values(config: Config, info: ModelInfo) -> int:
     """Values in the latents of one picture."""
     from diffusers import AutoencoderKL
 

@@ -22,7 +22,7 @@ from mmalign.training.image_data import (
 )
 from mmalign.training.image_model import checked_objective
 from mmalign.training.images import ImageTask
-from mmalign.training.plan import make_plan
+from mmalign.training.plan import make_plan, shape_of_model
 from mmalign.training.strategy import check_packages
 from mmalign.training.trainer import Trainer
 
@@ -46,11 +46,12 @@ def train(config: Config, *, resume: bool = False, dry_run: bool = False, comman
     """
     objective, folder, console = checked_objective(config), Path(config.output), Console(quiet=not _is_main())
     check_packages(config)
+    shape = shape_of_model(config)
     if dry_run:
-        console.print(make_plan(config, open_head(config, objective), _processes()))
+        console.print(make_plan(config, open_head(config, objective), shape, _processes()))
         return RunResult(folder, None, stopped_early=False)
     data = _open_data(config, objective, folder, resume=resume)
-    console.print(make_plan(config, data, _processes()))
+    console.print(make_plan(config, data, shape, _processes()))
     with out_of_memory_explained(config):
         task = ImageTask.from_config(config, data)
         result = Trainer(config, task, folder=folder, command=command, console=console).fit(resume=resume)

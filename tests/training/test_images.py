@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mmalign.references import FrozenReference, LoRAOffReference
 from mmalign.training.config import Config
 from mmalign.training.images import ImageTask
 from mmalign.training.task import HELD_OUT, TRAIN, RowKey
-from mmalign.types import Scores
+from mmalign.types import Batch, Scores
 from tests.data.making_data import FIXTURE, row
 from tests.tiny_models import tiny_sd3, tiny_sd15, tiny_sdxl
 
@@ -150,6 +151,41 @@ def test_rows_score_the_same_however_they_are_batched(make_task: MakeTask, kind:
     together = score(task, rows)
     alone = torch.cat([score(task, [key]).chosen_logratio for key in rows])
     torch.testing.assert_close(together.chosen_logratio, alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "sd3"])
+def test_gradients_of_accumulated_rows_are_those_of_the_batch(
+    make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    task = make_task(kind)
+    perturb(task)
+    # In float64, where only a wrong formula can make a difference.
+    task.policy.double()
+    task.reference.module.double()  # type: ignore[union-attr]
+    encode = task._encode
+    monkeypatch.setattr(task, "_encode", lambda batch: in_float64(encode(batch)))
+
+    def gradients(groups: list[list[RowKey]]) -> list[Tensor]:
+        task.policy.zero_grad()
+        for group in groups:
+            task.objective(score(task, group), counts=torch.tensor([4])).loss.backward()
+        return [weight.grad for weight in task.policy.parameters() if weight.grad is not None]
+
+    rows = keys(4)
+    together, accumulated = gradients([rows]), gradients([[key] for key in rows])
+    assert any(gradient.abs().max() > 1e-3 for gradient in together)
+    for one, other in zip(together, accumulated, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-9)
+
+
+def in_float64(batch: Batch) -> Batch:
+    assert batch.pooled_embeds is not None
+    return replace(
+        batch,
+        latents={branch: latents.double() for branch, latents in batch.latents.items()},
+        prompt_embeds=batch.prompt_embeds.double(),
+        pooled_embeds=batch.pooled_embeds.double(),
+    )
 
 
 def test_caption_dropout_is_one_draw_for_both_sides(make_task: MakeTask) -> None:
