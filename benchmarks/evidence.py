@@ -36,6 +36,8 @@ ARMS: dict[str, tuple[str, float, tuple[int, ...]]] = {
     "dpo, 30 % flipped": ("playground/dpo", FLIP_RATE, (0, 1, 2)),
     "robust_dpo, 30 % flipped": ("playground/robust_dpo", FLIP_RATE, (0, 1, 2)),
 }
+# The same models as they are mostly used: with classifier-free guidance.
+GUIDED, GUIDED_ARMS, GUIDED_SEEDS = Measure(seeds=1, guidance_scale=3.0), ("dpo", "mapo"), (0, 1, 2)
 
 
 def run_seed(seed: int, work: Path, console: Console) -> dict[str, Any]:
@@ -55,6 +57,9 @@ def run_seed(seed: int, work: Path, console: Console) -> dict[str, Any]:
             started = bool(list(run.glob("checkpoints/step_*")))
             train(load_config(recipe, overrides), resume=started, command="make evidence")
         scores[arm] = _scores(folder / f"{name}.json", run / "aligned", measure, seed, console)
+    for model in ("base", *GUIDED_ARMS) if seed in GUIDED_SEEDS else ():
+        weights = None if model == "base" else folder / model / "aligned"
+        scores[f"{model}, guidance 3"] = _scores(folder / f"{model}_guided.json", weights, GUIDED, seed, console)
     return scores
 
 

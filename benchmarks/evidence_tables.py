@@ -17,6 +17,8 @@ COMPARISONS = (
     ("base", "dpo, 30 % flipped"),
     ("base", "robust_dpo, 30 % flipped"),
     ("dpo, 30 % flipped", "robust_dpo, 30 % flipped"),
+    ("base, guidance 3", "dpo, guidance 3"),
+    ("base, guidance 3", "mapo, guidance 3"),
 )
 
 
@@ -49,7 +51,8 @@ def write_tables(source: Path, target: Path) -> str:
         "",
         f"`{results['command']}` at commit `{results['commit'][:12]}`, {results['machine']}, "
         + ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-        + f". {measure['prompts']} held-out captions x {measure['seeds']} pictures per seed, same noise on both sides; "
+        + f". {measure['prompts']} held-out captions x {measure['seeds']} pictures per seed (one with "
+        "guidance 3), same noise on both sides; "
         "score = share of right attributes by the oracle, ties count one half; 95 % intervals resample captions.",
         "",
         "| model | against | seeds | win rate, pooled | per seed | all correct, pooled |",

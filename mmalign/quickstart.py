@@ -31,12 +31,16 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Measure:
-    """How base and aligned are compared: captions of combinations that neither pretraining nor alignment has seen."""
+    """How base and aligned are compared: captions of combinations that neither pretraining nor alignment has seen.
+
+    Without classifier-free guidance by default: what is measured is then the model that the loss trained, not the
+    model extrapolated away from its unconditional self. ``benchmarks/evidence.py`` measures both.
+    """
 
     prompts: int = 240
     seeds: int = 2
     steps: int = 12
-    guidance_scale: float = 3.0
+    guidance_scale: float = 1.0
 
 
 def quickstart(
@@ -146,7 +150,7 @@ def _what_next(console: Console, method: str, pairs: Path, folder: Path, seed: i
     prompt = "a large striped red circle on a white background"
     commands = [
         f"mmalign quickstart --method {other} --seed {seed} --out {pairs.parent}",
-        f"mmalign train playground/{method} data.path={pairs} training.learning_rate=1e-4 output={folder}-slower",
+        f"mmalign train playground/{method} data.path={pairs} training.steps=120 output={folder}-longer",
         f"mmalign generate --base {MODEL} --aligned {folder} --prompt {shlex.quote(prompt)} --seeds 0,1,2,3 "
         f"--out {folder}-pictures",
     ]

@@ -9,6 +9,9 @@ import typer
 from mmalign.cli.terminal import hush_progress_bars, is_main_process
 from mmalign.training.loading import load_config
 
+# A launch that failed between looking at the data and the first step leaves no run behind, only these.
+_WRITTEN_BEFORE_TRAINING = {"data.txt", "data.json", "pictures.json"}
+
 
 def train(
     context: typer.Context,
@@ -42,7 +45,7 @@ def train(
 def _refuse_used(output: Path, recipe: str, overrides: list[str]) -> None:
     if output.is_file():
         raise ValueError(f"output: {output} is a file; name a folder, for example output={output}-run")
-    if output.is_dir() and any(output.iterdir()):
+    if output.is_dir() and {entry.name for entry in output.iterdir()} - _WRITTEN_BEFORE_TRAINING:
         again = shlex.join(["mmalign", "train", recipe, *overrides])
         elsewhere = [text for text in overrides if not text.startswith("output=")]
         fresh = shlex.join(["mmalign", "train", recipe, *elsewhere, f"output={output}-2"])

@@ -16,14 +16,18 @@ from mmalign.playground.scene import training_prompts
 
 @dataclass(frozen=True)
 class PairSettings:
-    """Everything that decides the pairs. ``flip_rate``: share of rows whose labels are exchanged."""
+    """Everything that decides the pairs. ``flip_rate``: share of rows whose labels are exchanged.
+
+    Sampled without guidance: preference losses act on the conditional model itself, so its own samples are the
+    on-policy ones; guidance also makes pictures of one prompt alike, and then there is less to prefer.
+    """
 
     model: str = "playground/tiny-sdxl"
     level: str = "single"
-    prompts: int = 160
+    prompts: int = 320
     per_prompt: int = 4
     steps: int = 12
-    guidance_scale: float = 3.0
+    guidance_scale: float = 1.0
     flip_rate: float = 0.0
     soft: bool = False
     seed: int = 0

@@ -69,6 +69,7 @@ def test_a_used_output_folder_is_refused_and_says_what_to_type(
     run: Run, calls: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "data.txt").touch()  # of a launch that failed before its first step
     assert run("train", "recipe.yaml").code == 0
     (tmp_path / "out" / "log.jsonl").touch()
     line = run("train", "recipe.yaml", "training.steps=3", "output=out")
