@@ -11,6 +11,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rich.console import Console
 from benchmarks.evidence_tables import write_tables
 from mmalign.evaluation import OracleScorer
 from mmalign.playground.on_policy import PairSettings
+from mmalign.playground.pairs import exchange_labels
 from mmalign.playground.scene import held_out_prompts
 from mmalign.quickstart import Measure, sample_held_out, write_own_pairs
 from mmalign.training.loading import load_config
@@ -40,24 +42,27 @@ ARMS: dict[str, tuple[str, float, tuple[int, ...]]] = {
 GUIDED, GUIDED_ARMS, GUIDED_SEEDS = Measure(seeds=1, guidance_scale=3.0), ("dpo", "mapo"), (0, 1, 2)
 
 
-def run_seed(seed: int, work: Path, console: Console) -> dict[str, Any]:
+def run_seed(seed: int, work: Path, console: Console, arms: Sequence[str] = tuple(ARMS)) -> dict[str, Any]:
     """Scores of the base and of every arm that has this seed: arm -> {"share", "all_correct"} [prompts][seeds]."""
     measure = Measure()
     folder = work / f"seed{seed}"
     scores = {"base": _scores(folder / "base.json", None, measure, seed, console)}
     for arm, (recipe, flip_rate, seeds) in ARMS.items():
-        if seed not in seeds:
+        if seed not in seeds or arm not in arms:
             continue
         name = arm.replace(",", "").replace(" ", "_").replace("%", "percent")
-        pairs = folder / f"pairs_flip{flip_rate:g}.parquet"
-        write_own_pairs(PairSettings(seed=seed, flip_rate=flip_rate), pairs, console)
+        pairs = folder / "pairs.parquet"
+        write_own_pairs(PairSettings(seed=seed), pairs, console)
+        if flip_rate:
+            right, pairs = pairs, folder / "pairs_flipped.parquet"
+            exchange_labels(right, pairs, flip_rate, seed)
         run = folder / name
         if not (run / "report.html").exists():
             overrides = [f"data.path={pairs}", f"output={run}", f"training.seed={seed}"]
             started = bool(list(run.glob("checkpoints/step_*")))
             train(load_config(recipe, overrides), resume=started, command="make evidence")
         scores[arm] = _scores(folder / f"{name}.json", run / "aligned", measure, seed, console)
-    for model in ("base", *GUIDED_ARMS) if seed in GUIDED_SEEDS else ():
+    for model in ("base", *GUIDED_ARMS) if seed in GUIDED_SEEDS and set(GUIDED_ARMS) <= set(arms) else ():
         weights = None if model == "base" else folder / model / "aligned"
         scores[f"{model}, guidance 3"] = _scores(folder / f"{model}_guided.json", weights, GUIDED, seed, console)
     return scores
@@ -102,14 +107,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--work", type=Path, default=Path("runs/evidence"))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     console, started, seeds = Console(), time.perf_counter(), {}
     for seed in arguments.seeds:
         console.rule(f"seed {seed}")
-        seeds[str(seed)] = run_seed(seed, arguments.work, console)
+        seeds[str(seed)] = run_seed(seed, arguments.work, console, arguments.arms)
         results = {**_circumstances(time.perf_counter() - started), "seeds": seeds}
-        (RESULTS / "evidence.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
-        console.print(write_tables(RESULTS / "evidence.json", RESULTS / "evidence.md"), markup=False)
+        (arguments.results / "evidence.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
+        console.print(
+            write_tables(arguments.results / "evidence.json", arguments.results / "evidence.md"), markup=False
+        )
 
 
 if __name__ == "__main__":

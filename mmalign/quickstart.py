@@ -37,7 +37,7 @@ class Measure:
     model extrapolated away from its unconditional self. ``benchmarks/evidence.py`` measures both.
     """
 
-    prompts: int = 240
+    prompts: int = 200
     seeds: int = 2
     steps: int = 12
     guidance_scale: float = 1.0

@@ -80,6 +80,24 @@ def write_pickapic(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), Path(path))
 
 
+def exchange_labels(source: Path, target: Path, flip_rate: float, seed: int = 0) -> int:
+    """Copy a file of :func:`write_pickapic` with ``round(flip_rate * rows)`` rows' labels exchanged; returns how many.
+
+    ``gold_label_0`` stays. Which rows is drawn with ``seed``.
+    """
+    import pyarrow.parquet as pq
+
+    _check(flip_rate, temperature=1.0, min_gap=0.0)
+    rows = pq.read_table(source).to_pylist()
+    flipped = np.random.default_rng(seed).permutation(len(rows))[: round(flip_rate * len(rows))]
+    for index in flipped:
+        row = rows[index]
+        row["label_0"], row["label_1"] = row["label_1"], row["label_0"]
+        row["best_image_uid"] = row["image_0_uid" if row["label_0"] >= 0.5 else "image_1_uid"]
+    write_pickapic(rows, target)
+    return len(flipped)
+
+
 def _check(flip_rate: float, temperature: float, min_gap: float) -> None:
     problems = []
     if not 0 <= flip_rate <= 1:
