@@ -42,6 +42,7 @@ class Settings:
     dropout: float = 0.1
     ema_decay: float = 0.998
     precision: str = "bf16"
+    judged_prompts: int = 250
     seed: int = 0
 
 
@@ -219,7 +220,7 @@ def train_unet(
     model.eval()
 
 
-def measure(pipe: Any, settings: Settings, *, prompts: int = 250, steps: int = 20) -> dict[str, dict[str, float]]:
+def measure(pipe: Any, settings: Settings, *, steps: int = 20) -> dict[str, dict[str, float]]:
     """Per level: share of right attributes and of pictures with all of them right, on held-out captions."""
     from mmalign.models import generate
     from mmalign.playground.oracle import judge_batch
@@ -227,7 +228,8 @@ def measure(pipe: Any, settings: Settings, *, prompts: int = 250, steps: int = 2
 
     results = {}
     for level in LEVELS:
-        texts = held_out_prompts(level, prompts if level == "single" else 100, settings.seed)
+        prompts = settings.judged_prompts if level == "single" else min(100, settings.judged_prompts)
+        texts = held_out_prompts(level, prompts, settings.seed)
         pictures = generate(pipe, texts, list(range(len(texts))), steps=steps, guidance_scale=3.0, batch_size=64)
         verdicts = judge_batch(pictures, texts)
         results[level] = {
