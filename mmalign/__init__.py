@@ -1,3 +1,3 @@
-"""mmalign: align image generators and vision-language models with human preference."""
+"""mmalign: align image generators with human preference."""
 
 __version__ = "0.1.0"

@@ -18,7 +18,7 @@ from mmalign.cli.terminal import hush_logs
 
 app = typer.Typer(
     name="mmalign",
-    help="Align image generators and vision-language models with human preference.",
+    help="Align image generators with human preference.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
