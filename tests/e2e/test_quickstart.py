@@ -13,7 +13,12 @@ from mmalign.quickstart import Measure, quickstart
 
 SMALL = {
     "measure": Measure(prompts=6, seeds=2, steps=4),
-    "overrides": ["training.steps=2", "training.checkpoint_every=2", "evaluation.pictures.inference_steps=2"],
+    "overrides": [
+        "training.steps=2",
+        "training.warmup_steps=0",
+        "training.checkpoint_every=2",
+        "evaluation.pictures.inference_steps=2",
+    ],
 }
 
 

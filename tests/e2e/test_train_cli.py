@@ -49,7 +49,9 @@ def mmalign(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=300,
+        # As many threads as in this process: sums over two threads round differently.
         env=os.environ
+        | {"OMP_NUM_THREADS": "1"}
         | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "COLUMNS": "160", "CUDA_VISIBLE_DEVICES": ""},
     )
 
