@@ -1,8 +1,8 @@
 """Finding a model by name, and saying what is wrong before a weight is read."""
 
+import importlib
 import json
 import subprocess
-import importlib
 import sys
 from pathlib import Path
 
