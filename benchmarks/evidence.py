@@ -8,9 +8,9 @@ judge. Slow and resumable: pairs, trained weights and scores that exist are used
 
 import argparse
 import json
+import os
 import platform
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,13 +30,15 @@ from mmalign.training.run import train
 
 RESULTS = Path("benchmarks/results")
 FLIP_RATE = 0.3
-# name -> (recipe, share of exchanged labels, seeds)
-ARMS: dict[str, tuple[str, float, tuple[int, ...]]] = {
-    "dpo": ("playground/dpo", 0.0, (0, 1, 2, 3, 4)),
-    "mapo": ("playground/mapo", 0.0, (0, 1, 2, 3, 4)),
-    "sft": ("playground/sft", 0.0, (0, 1, 2)),
-    "dpo, 30 % flipped": ("playground/dpo", FLIP_RATE, (0, 1, 2)),
-    "robust_dpo, 30 % flipped": ("playground/robust_dpo", FLIP_RATE, (0, 1, 2)),
+PUBLISHED_MAPO = ("objective.0.beta=0.1", "objective.0.num_timesteps=1000")
+# name -> (recipe, share of exchanged labels, seeds, changes to the recipe)
+ARMS: dict[str, tuple[str, float, tuple[int, ...], tuple[str, ...]]] = {
+    "dpo": ("playground/dpo", 0.0, (0, 1, 2, 3, 4), ()),
+    "mapo": ("playground/mapo", 0.0, (0, 1, 2, 3, 4), ()),
+    "sft": ("playground/sft", 0.0, (0, 1, 2), ()),
+    "dpo, 30 % flipped": ("playground/dpo", FLIP_RATE, (0, 1, 2), ()),
+    "robust_dpo, 30 % flipped": ("playground/robust_dpo", FLIP_RATE, (0, 1, 2), ()),
+    "mapo, published scale": ("playground/mapo", 0.0, (0, 1, 2), PUBLISHED_MAPO),
 }
 # The same models as they are mostly used: with classifier-free guidance.
 GUIDED, GUIDED_ARMS, GUIDED_SEEDS = Measure(seeds=1, guidance_scale=3.0), ("dpo", "mapo"), (0, 1, 2)
@@ -47,7 +49,7 @@ def run_seed(seed: int, work: Path, console: Console, arms: Sequence[str] = tupl
     measure = Measure()
     folder = work / f"seed{seed}"
     scores = {"base": _scores(folder / "base.json", None, measure, seed, console)}
-    for arm, (recipe, flip_rate, seeds) in ARMS.items():
+    for arm, (recipe, flip_rate, seeds, changes) in ARMS.items():
         if seed not in seeds or arm not in arms:
             continue
         name = arm.replace(",", "").replace(" ", "_").replace("%", "percent")
@@ -58,7 +60,7 @@ def run_seed(seed: int, work: Path, console: Console, arms: Sequence[str] = tupl
             exchange_labels(right, pairs, flip_rate, seed)
         run = folder / name
         if not (run / "report.html").exists():
-            overrides = [f"data.path={pairs}", f"output={run}", f"training.seed={seed}"]
+            overrides = [f"data.path={pairs}", f"output={run}", f"training.seed={seed}", *changes]
             started = bool(list(run.glob("checkpoints/step_*")))
             train(load_config(recipe, overrides), resume=started, command="make evidence")
         scores[arm] = _scores(folder / f"{name}.json", run / "aligned", measure, seed, console)
@@ -86,7 +88,7 @@ def _scores(path: Path, weights: Path | None, measure: Measure, seed: int, conso
     return scores
 
 
-def _circumstances(seconds: float) -> dict[str, Any]:
+def _circumstances() -> dict[str, Any]:
     import diffusers
     import torch
 
@@ -94,8 +96,7 @@ def _circumstances(seconds: float) -> dict[str, Any]:
     return {
         "command": "make evidence",
         "commit": commit,
-        "seconds": round(seconds),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
         "measure": asdict(Measure()),
         "pairs": asdict(PairSettings()),
@@ -110,11 +111,12 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    console, started, seeds = Console(), time.perf_counter(), {}
+    console, seeds = Console(), {}
+    arguments.results.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
         console.rule(f"seed {seed}")
         seeds[str(seed)] = run_seed(seed, arguments.work, console, arguments.arms)
-        results = {**_circumstances(time.perf_counter() - started), "seeds": seeds}
+        results = {**_circumstances(), "seeds": seeds}
         (arguments.results / "evidence.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
         console.print(
             write_tables(arguments.results / "evidence.json", arguments.results / "evidence.md"), markup=False

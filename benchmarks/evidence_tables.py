@@ -17,6 +17,7 @@ COMPARISONS = (
     ("base", "dpo, 30 % flipped"),
     ("base", "robust_dpo, 30 % flipped"),
     ("dpo, 30 % flipped", "robust_dpo, 30 % flipped"),
+    ("base", "mapo, published scale"),
     ("base, guidance 3", "dpo, guidance 3"),
     ("base, guidance 3", "mapo, guidance 3"),
 )

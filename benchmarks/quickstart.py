@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-quickstart"))
     arguments = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
     record = RESULTS / "quickstart.json"
     results = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
