@@ -7,7 +7,7 @@ import torch
 
 from mmalign.models.loading import load_components
 from mmalign.models.lora_files import read_lora
-from mmalign.models.lora_weights import load_adapter, set_active, set_modules
+from mmalign.models.lora_weights import load_adapter, merge, set_active, set_modules
 from mmalign.models.names import INDEX, LORA_FILE, is_lora_folder
 from mmalign.training.config import ModelConfig
 
@@ -42,6 +42,10 @@ def load_aligned(
         hint = "give the base model that it was trained on (the README.md of an export names it)"
         name = components.config.name
         raise ValueError(f"the LoRA in {folder} and the base model {name!r} do not fit: {error}; {hint}") from error
+    if weights.is_dora and lora_scale != 1.0:
+        # Less of the product alone would leave the trained lengths of the rows, and 0 would not be the base model.
+        merge(denoiser, weights, lora_scale)
+        return components.pipe
     set_modules(denoiser, weights.modules, lora_scale)
     if weights.layers:
         load_adapter(denoiser, weights, _ADAPTER)

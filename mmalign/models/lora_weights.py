@@ -207,15 +207,16 @@ def set_modules(denoiser: nn.Module, modules: Mapping[str, Tensor], scale: float
             named[name].copy_(weight if scale == 1 else named[name].lerp(weight, scale))
 
 
-def merge(denoiser: Any, weights: LoRAWeights) -> None:
-    """Put ``weights`` into the weights of ``denoiser``, computed in fp32 and rounded once; no adapter stays."""
+def merge(denoiser: Any, weights: LoRAWeights, scale: float = 1.0) -> None:
+    """W <- W + scale * (W' - W) with W' = W under ``weights``, computed in fp32 and rounded once; no adapter stays."""
     check_fits(denoiser, weights, "the LoRA")
     modules = plain_modules(denoiser)
     with torch.no_grad():
         for name, layer in weights.layers.items():
             target: Any = modules[name]
-            target.weight.copy_(merged(target.weight, layer))
-    set_modules(denoiser, weights.modules)
+            whole = merged(target.weight, layer)
+            target.weight.copy_(whole if scale == 1 else target.weight.float().lerp(whole, scale))
+    set_modules(denoiser, weights.modules, scale)
 
 
 def merged(weight: Tensor, layer: LoRALayer) -> Tensor:

@@ -61,9 +61,10 @@ def pictures(pipe: Any) -> list[bytes]:
     return [picture.tobytes() for picture in made]
 
 
-def test_lora_round_trip_with_alpha_other_than_rank(components: Components, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dora", [False, True])
+def test_lora_round_trip_with_alpha_other_than_rank(components: Components, tmp_path: Path, dora: bool) -> None:
     before = pictures(components.pipe)
-    make_trainable(components.denoiser, LORA)
+    make_trainable(components.denoiser, LORA.model_copy(update={"dora": dora}))
     train_two_steps(components)
     trained = pictures(components.pipe)
     assert trained != before

@@ -5,7 +5,19 @@ import torch
 from tiny_models import LATENT, TEXT_WIDTH, TOKENS, tiny_transformer_sd3, tiny_unet_sd15, tiny_unet_sdxl
 
 from mmalign.models import add_lora, make_trainable
+from mmalign.models.lora import full_weights_of
+from mmalign.models.lora_weights import (
+    START,
+    LoRALayer,
+    LoRAWeights,
+    active_adapters,
+    load_adapter,
+    lora_layers,
+    set_active,
+)
 from mmalign.training.config import LoRAConfig
+
+TARGETS = ("to_q", "conv1")
 
 
 def predict(unet: torch.nn.Module) -> torch.Tensor:
@@ -66,3 +78,70 @@ def test_full_weights_are_all_trained_in_single_precision() -> None:
     trained = make_trainable(unet, None)
     assert len(trained) == len(list(unet.parameters()))
     assert {parameter.dtype for parameter in trained} == {torch.float32}
+
+
+# --- DoRA, rsLoRA and modules in full
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dora_starts_at_the_base_model_and_measures_rows_in_single_precision(dtype: torch.dtype) -> None:
+    unet = tiny_unet_sd15().to(dtype)
+    before = {name: layer.weight.detach().float() for name, layer in unet.named_modules() if name.endswith(TARGETS)}
+    trained = make_trainable(unet, LoRAConfig(rank=4, alpha=10.0, dora=True, targets=list(TARGETS)))
+    assert {parameter.dtype for parameter in trained} == {torch.float32}
+    layers = lora_layers(unet)
+    assert layers.keys() == before.keys()
+    for name, weight in before.items():
+        magnitude = layers[name].lora_magnitude_vector["default"].weight.flatten()
+        torch.testing.assert_close(magnitude, weight.flatten(1).norm(dim=1))
+    if dtype == torch.float32:
+        assert torch.equal(predict(unet), predict(tiny_unet_sd15()))
+
+
+def test_rslora_divides_by_the_root_of_the_rank() -> None:
+    unet = tiny_unet_sd15()
+    add_lora(unet, LoRAConfig(rank=4, alpha=6.0, rslora=True, targets=["to_q"]))
+    assert {layer.scaling["default"] for layer in lora_layers(unet).values()} == {3.0}
+
+
+def test_modules_in_full_are_trained_beside_the_adapters() -> None:
+    unet = tiny_unet_sd15().to(torch.bfloat16)
+    config = LoRAConfig(rank=2, targets=["to_q"], train_also=["conv_in", "mid_block.resnets.0", "norm1"])
+    make_trainable(unet, config)
+    in_full = {name for name, value in unet.named_parameters() if value.requires_grad and ".lora_" not in name}
+    assert {"conv_in.weight", "conv_in.bias", "mid_block.resnets.0.conv1.weight"} <= in_full
+    assert all(name.startswith(("conv_in.", "mid_block.resnets.0.")) or ".norm1." in name for name in in_full)
+    assert {value.dtype for value in unet.parameters() if value.requires_grad} == {torch.float32}
+    # mid_block.resnets.0.norm1 is named twice, and listed once.
+    assert full_weights_of(unet, config).keys() == in_full
+
+
+@pytest.mark.parametrize(
+    ("train_also", "message"),
+    [
+        (["conv_inn"], r"conv_inn matches no module with weights.*conv_in"),
+        (["attn1"], r"both name .*attn1\.to_q \(\d+ modules"),
+        (["to_q"], "trained either in full or through LoRA"),
+    ],
+)
+def test_modules_in_full_that_cannot_be(train_also: list[str], message: str) -> None:
+    unet = tiny_unet_sd15()
+    with pytest.raises(ValueError, match=message):
+        add_lora(unet, LoRAConfig(targets=["to_q"], train_also=train_also))
+    assert not getattr(unet, "peft_config", None)
+
+
+def test_a_fresh_lora_leaves_the_adapter_below_it_alone() -> None:
+    unet = tiny_unet_sd15()
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    start = LoRAWeights({layer: LoRALayer(torch.ones(2, 16), torch.randn(16, 2), alpha=3.0)})
+    load_adapter(unet, start, START)
+    set_active(unet, [START])
+    before = predict(unet)
+    assert not torch.equal(before, predict(tiny_unet_sd15()))
+    add_lora(unet, LoRAConfig(rank=4, targets=["to_q"]))
+    assert torch.equal(predict(unet), before)
+    assert active_adapters(unet) == [START, "default"]
+    trained = {name for name, value in unet.named_parameters() if value.requires_grad}
+    assert trained
+    assert all(".default." in name for name in trained)
