@@ -13,6 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt uv torch
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e ".[dev]"
+	$(BIN)/python -c "import torchvision" 2>/dev/null || $(BIN)/python tests/environment/torchvision_schemas.py
 	touch $(STAMP)
 
 quickstart: $(STAMP)

