@@ -25,6 +25,8 @@ def generate(
     size: int | None = None,
     max_sequence_length: int | None = None,
     progress: Callable[[int], None] | None = None,
+    negative_prompt: str = "",
+    on_step: Callable[[int], None] | None = None,
 ) -> list[Image.Image]:
     """One picture for each prompt, the noise of picture ``i`` drawn on the CPU from ``seeds[i]``.
 
@@ -33,12 +35,15 @@ def generate(
     (FLUX.1-dev) get it as that embedding instead, at one forward per step: 1 is none, 3.5 usual. Models distilled to
     few steps (FLUX.1-schnell, SDXL-Turbo) are made for 0. ``size``: side in pixels, by default the model's own.
     ``max_sequence_length``: tokens of T5, see ``prompts.text_length``. ``progress`` is called with the number of
-    pictures finished since the last call. Latents are decoded in the VAE's precision, and the safety checker never
-    runs: bad pictures should be seen, not blacked out.
+    pictures finished since the last call. ``negative_prompt`` is what guidance steers away from, the same for every
+    picture; without such guidance it is a ``ValueError``. ``on_step`` is called after each denoising step with the
+    number of steps that the batch at hand has behind it; what it raises ends the sampling. Latents are decoded in the
+    VAE's precision, and the safety checker never runs: bad pictures should be seen, not blacked out.
     """
     count = prompts.text.shape[0] if isinstance(prompts, PromptEmbeddings) else len(prompts)
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds for {count} prompts: give one seed for each picture")
+    _check_negative(pipe, prompts, guidance_scale, negative_prompt)
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
     length = text_length(pipe, max_sequence_length)
     pipe.set_progress_bar_config(disable=True)
@@ -48,7 +53,8 @@ def generate(
             rows = slice(start, min(start + batch_size, count))
             with _one_precision(pipe, denoiser):
                 latents = pipe(
-                    **_prompts(pipe, prompts, rows, guidance_scale, length),
+                    **_prompts(pipe, prompts, rows, guidance_scale, length, negative_prompt),
+                    **_stepwise(on_step),
                     generator=[torch.Generator().manual_seed(seed) for seed in seeds[rows]],
                     num_inference_steps=steps,
                     height=size,
@@ -89,15 +95,45 @@ def _one_device(pipe: Any, device: torch.device, *, keep_encoders: bool) -> Iter
             parts[name].to(devices[name])
 
 
+def _check_negative(pipe: Any, prompts: Sequence[str] | PromptEmbeddings, scale: float, negative: str) -> None:
+    if negative == "":
+        return
+    if isinstance(prompts, PromptEmbeddings):
+        raise ValueError("negative_prompt has no effect on prompts that are embedded already; embed it with them")
+    if scale <= 1 or not _guidance(pipe, scale)[0]:
+        raise ValueError(
+            f"negative_prompt {negative!r} has no effect: there is no classifier-free guidance at a scale of {scale:g} "
+            f"in {type(pipe).__name__}. Give a scale above 1 (not possible for FLUX.1-dev), or leave it empty"
+        )
+
+
+def _stepwise(on_step: Callable[[int], None] | None) -> dict[str, Any]:
+    """The pipeline's argument for calling ``on_step`` with the number of steps done."""
+    if on_step is None:
+        return {}
+
+    def finished(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
+        on_step(step + 1)
+        return tensors
+
+    return {"callback_on_step_end": finished}
+
+
 def _prompts(
-    pipe: Any, prompts: Sequence[str] | PromptEmbeddings, rows: slice, guidance_scale: float, length: int | None
+    pipe: Any,
+    prompts: Sequence[str] | PromptEmbeddings,
+    rows: slice,
+    guidance_scale: float,
+    length: int | None,
+    negative_prompt: str,
 ) -> dict[str, Any]:
     """The pipeline's arguments for the text of ``rows`` and for guidance."""
     guided, guidance = _guidance(pipe, guidance_scale)
     if not isinstance(prompts, PromptEmbeddings):
         texts = list(prompts[rows])
         # The empty prompt is what every pipeline but Flux takes for the negative one without being told.
-        negative = {"negative_prompt": [""] * len(texts)} if guided and kind_of(pipe) == "flux" else {}
+        told = guided and (negative_prompt != "" or kind_of(pipe) == "flux")
+        negative = {"negative_prompt": [negative_prompt] * len(texts)} if told else {}
         return {"prompt": texts} | negative | guidance | ({} if length is None else {"max_sequence_length": length})
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
     text = prompts.text[rows].to(denoiser.device, denoiser.dtype)

@@ -117,3 +117,44 @@ def test_encoders_that_lie_elsewhere_step_aside_for_embeddings(tmp_path: Path) -
     assert largest_difference(made, expected) == 0
     assert pipe.text_encoder is not None
     assert pipe.text_encoder.device.type == "meta"
+
+
+def test_a_negative_prompt_is_the_pipelines_own_and_steps_are_told(folder: str) -> None:
+    pipe: Any = load_components(folder).pipe
+    flux = type(pipe).__name__ == "FluxPipeline"
+    settings: dict[str, Any] = {"steps": 3, "size": PICTURE}
+    if flux and pipe.transformer.config.guidance_embeds:
+        with pytest.raises(ValueError, match="has no effect"):
+            generate(pipe, PROMPTS[:1], SEEDS[:1], guidance_scale=5.0, negative_prompt="grey", **settings)
+        return
+    steps: list[int] = []
+    mine = generate(
+        pipe, PROMPTS[:1], SEEDS[:1], guidance_scale=5.0, negative_prompt="grey", on_step=steps.append, **settings
+    )
+    own = DiffusionPipeline.from_pretrained(folder)(
+        PROMPTS[0],
+        negative_prompt="grey",
+        num_inference_steps=3,
+        generator=torch.Generator().manual_seed(SEEDS[0]),
+        height=PICTURE,
+        width=PICTURE,
+        **{"true_cfg_scale" if flux else "guidance_scale": 5.0},
+    )
+    assert steps == [1, 2, 3]
+    assert largest_difference(mine, own.images) == 0
+    assert largest_difference(mine, generate(pipe, PROMPTS[:1], SEEDS[:1], guidance_scale=5.0, **settings)) > 0
+    with pytest.raises(ValueError, match="scale of 1 "):
+        generate(pipe, PROMPTS[:1], SEEDS[:1], guidance_scale=1.0, negative_prompt="grey", **settings)
+
+
+def test_what_a_step_raises_ends_the_sampling(tmp_path: Path) -> None:
+    tiny_sdxl(tmp_path)
+    seen: list[int] = []
+
+    def stop(step: int) -> None:
+        seen.append(step)
+        raise InterruptedError("stop")
+
+    with pytest.raises(InterruptedError):
+        generate(load_components(str(tmp_path)).pipe, PROMPTS, SEEDS, steps=3, guidance_scale=5.0, on_step=stop)
+    assert seen == [1]
