@@ -28,7 +28,7 @@ ARROWS = {
     "caches": set(),
     "data": {"types"},
     "models": {"types"},
-    "rewards": {"playground"},
+    "rewards": {"caches", "data", "playground", "types"},
     "evaluation": {"playground", "rewards"},
     "report": {"evaluation"},
 }
