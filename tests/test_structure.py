@@ -31,6 +31,7 @@ ARROWS = {
     "rewards": {"caches", "data", "playground", "types"},
     "evaluation": {"playground", "rewards"},
     "report": {"evaluation"},
+    "arena": {"data", "types"},
 }
 MODALITY = {"diffusers", "transformers", "mmalign.models", "mmalign.adapters", "mmalign.data", "mmalign.playground"}
 PICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}

@@ -41,7 +41,7 @@ def decode(image: ImageBytes) -> Image.Image:
             raise UnreadableImage(image.origin, "holds no bytes (a URL stored beside it is never fetched)")
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
             refuse_size(image.origin, *picture.size)
-            return _to_rgb(ImageOps.exif_transpose(picture))
+            return upright_rgb(picture)
     except UnreadableImage:
         raise
     except FileNotFoundError as error:
@@ -52,6 +52,11 @@ def decode(image: ImageBytes) -> Image.Image:
         raise UnreadableImage(image.origin, f"more than {MAX_PIXELS} pixels: {error}") from error
     except Exception as error:  # broken bytes make Pillow's decoders raise anything from SyntaxError to struct.error
         raise UnreadableImage(image.origin, f"{type(error).__name__}: {error}") from error
+
+
+def upright_rgb(picture: Image.Image) -> Image.Image:
+    """An opened picture as :func:`decode` gives it: upright, mode RGB, transparency on white, 16 bits scaled to 8."""
+    return _to_rgb(ImageOps.exif_transpose(picture))
 
 
 def refuse_size(origin: str, width: int, height: int) -> None:

@@ -17,6 +17,7 @@ from mmalign.rewards import GROUP, OracleReward, RewardModel, find_reward, insta
 
 class Length:
     name, scale, prompt_limit, version = "length", "characters", None, "1"
+    licence, source = "Apache-2.0", "no weights"
 
     def score(self, prompts, images):
         return torch.tensor([float(len(prompt)) for prompt in prompts])
