@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmalign.data.table import RowTable, TableReport, hashed
-from mmalign.types import ImageBytes, PreferencePair, Ranking, Row, RowKind
+from mmalign.types import ImageBytes, PreferencePair, Ranking, Row, RowKind, Unary
 
-_KINDS: dict[type, RowKind] = {PreferencePair: "pair", Ranking: "ranking"}
+_KINDS: dict[type, RowKind] = {PreferencePair: "pair", Ranking: "ranking", Unary: "unary"}
 
 
 def table_of(rows: Sequence[Row], *, source: str = "memory") -> RowTable:
@@ -18,7 +18,13 @@ def table_of(rows: Sequence[Row], *, source: str = "memory") -> RowTable:
     """
     if not rows:
         raise ValueError(f"{source}: there are no rows")
-    kinds: set[RowKind] = {_KINDS.get(type(row), "unary") for row in rows}
+    unknown = next((row for row in rows if type(row) not in _KINDS), None)
+    if unknown is not None:
+        raise ValueError(
+            f"{source}: {type(unknown).__name__} is no row of an image generator; "
+            "mmalign.vlm_data.table_of takes VLMPair"
+        )
+    kinds: set[RowKind] = {_KINDS[type(row)] for row in rows}
     if len(kinds) > 1:
         raise ValueError(f"{source}: a table holds rows of one kind, these are {', '.join(sorted(kinds))}")
     ids = [row.sample_id for row in rows]

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from mmalign.data.table import RowTable, count, hashed
+from mmalign.data.table import R, RowTable, count, hashed
 
 
-def split_by_prompt(table: RowTable, share: float, seed: int = 0) -> tuple[RowTable, RowTable]:
+def split_by_prompt(table: RowTable[R], share: float, seed: int = 0) -> tuple[RowTable[R], RowTable[R]]:
     """(train, held out), where round(share * distinct prompts) prompts and all their rows are held out.
 
     Prompts are ordered by a hash of ``seed`` and prompt, so the choice does not depend on the order of rows, the

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, overload, runtime_checkable
 
 import numpy as np
+from typing_extensions import TypeVar
 
-from mmalign.types import Row, RowKind
+from mmalign.types import AnyRow, Row, RowKind
 
+R = TypeVar("R", bound=AnyRow, default=Row, covariant=True)  # plain RowTable: rows of image generators
 NAMED = 10  # how many bad rows an error or a report spells out
 
 
@@ -61,14 +63,14 @@ class TableReport:
         return " ".join([*parts, *self.notes])
 
 
-class RowStorage(Protocol):
+class RowStorage(Protocol[R]):
     """The storage behind a table. ``prompts``, ``sample_ids`` and ``blocks`` must not read any picture.
 
     ``blocks[i]`` numbers the stretch of storage that row i lies in: rows of one block are cheap to read in sequence.
     """
 
     def __len__(self) -> int: ...
-    def __getitem__(self, position: int, /) -> Row: ...
+    def __getitem__(self, position: int, /) -> R: ...
     @property
     def prompts(self) -> Sequence[str]: ...
     @property
@@ -78,7 +80,7 @@ class RowStorage(Protocol):
 
 
 @runtime_checkable
-class RankedStorage(RowStorage, Protocol):
+class RankedStorage(RowStorage[Row], Protocol):
     """Storage of rankings that knows every row's labels without reading a picture."""
 
     @property
@@ -86,7 +88,7 @@ class RankedStorage(RowStorage, Protocol):
 
 
 @runtime_checkable
-class KeyedStorage(RowStorage, Protocol):
+class KeyedStorage(RowStorage[AnyRow], Protocol):
     """Storage that can tell which pictures are the same without reading them.
 
     ``image_keys()[i]`` names the pictures of row i in the order of ``Row.images``; equal keys, equal pictures. Raises
@@ -97,8 +99,8 @@ class KeyedStorage(RowStorage, Protocol):
 
 
 @dataclass(frozen=True)
-class RowTable(Sequence[Row]):
-    """A lazy sequence of rows, all of one ``kind``: pairs, rankings or unary rows.
+class RowTable(Sequence[R]):
+    """A lazy sequence of rows, all of one ``kind``: pairs, rankings or unary rows, or pairs of responses.
 
     It pickles without pictures, so DataLoader workers can hold it.
 
@@ -107,7 +109,7 @@ class RowTable(Sequence[Row]):
     ``report`` tells how the *source* was read; a part made with :meth:`select` keeps its source's report.
     """
 
-    storage: RowStorage
+    storage: RowStorage[R]
     positions: Sequence[int] | np.ndarray  # eight bytes each, where a list would take forty
     report: TableReport
     fingerprint: str = field(repr=False)
@@ -117,15 +119,15 @@ class RowTable(Sequence[Row]):
         return len(self.positions)
 
     @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> R: ...
     @overload
-    def __getitem__(self, index: slice) -> "RowTable": ...
-    def __getitem__(self, index: int | slice) -> "Row | RowTable":
+    def __getitem__(self, index: slice) -> "RowTable[R]": ...
+    def __getitem__(self, index: int | slice) -> "R | RowTable[R]":
         if isinstance(index, slice):
             return self.select(range(len(self))[index])
         return self.storage[int(self.positions[index])]
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[R]:
         return (self.storage[int(position)] for position in self.positions)
 
     @property
@@ -146,7 +148,7 @@ class RowTable(Sequence[Row]):
         blocks = np.asarray(self.storage.blocks)
         return blocks[np.asarray(self.positions, dtype=np.int64)].tolist()
 
-    def select(self, indices: Iterable[int]) -> "RowTable":
+    def select(self, indices: Iterable[int]) -> "RowTable[R]":
         """The rows at ``indices`` (in the table's own numbering) as a table with its own fingerprint."""
         chosen = np.fromiter(indices, dtype=np.int64)
         if np.array_equal(chosen, np.arange(len(self))):

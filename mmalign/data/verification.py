@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmalign.data.decoding import UnreadableImage, decode
-from mmalign.data.table import NAMED, RowTable, hashed, named
-from mmalign.types import Row
+from mmalign.data.table import NAMED, R, RowTable, hashed, named
+from mmalign.types import AnyRow, ImageBytes, VLMPair
 
 AHEAD = 4  # pairs per thread that wait in memory for a free decoder
 
 
-def verify(table: RowTable, max_corrupt: float, *, record: Path | None = None) -> RowTable:
+def verify(table: RowTable[R], max_corrupt: float, *, record: Path | None = None) -> RowTable[R]:
     """``table`` without the rows whose pictures do not decode in full; its report names each with the reason.
 
     Rows are refused, not skipped, once their share of all labelled rows - those the source already found unusable
@@ -40,17 +40,28 @@ def verify(table: RowTable, max_corrupt: float, *, record: Path | None = None) -
     return replace(kept, report=replace(table.report, kept=len(kept), corrupt=corrupt))
 
 
-def problem_of(row: Row) -> str | None:
-    """Why the row cannot be used: the first of its pictures that does not decode, or None."""
-    for image in row.images:
+def problem_of(row: AnyRow) -> str | None:
+    """Why the row cannot be used: the first of its pictures that does not decode, a video that is not there; or None.
+
+    Videos that are files are only looked for: what decodes them is the model's own processor.
+    """
+    for image in pictures_of(row):
         try:
             decode(image)
         except UnreadableImage as error:
             return str(error)
+    for video in row.all_videos if isinstance(row, VLMPair) else ():
+        if video.path is not None and not video.path.is_file():
+            return f"{video.origin}: file not found: {video.path}"
     return None
 
 
-def _scan(table: RowTable, max_corrupt: float) -> list[tuple[str, str]]:
+def pictures_of(row: AnyRow) -> tuple[ImageBytes, ...]:
+    """Every picture of a row, those of single sides and branches included."""
+    return row.pictures if isinstance(row, VLMPair) else row.images
+
+
+def _scan(table: RowTable[AnyRow], max_corrupt: float) -> list[tuple[str, str]]:
     before = table.report.corrupt
     rows = len(table) + len(before)
     bad: list[tuple[str, str]] = []
@@ -64,7 +75,7 @@ def _scan(table: RowTable, max_corrupt: float) -> list[tuple[str, str]]:
     return bad
 
 
-def _problems(table: RowTable) -> Iterator[tuple[str, str | None]]:
+def _problems(table: RowTable[AnyRow]) -> Iterator[tuple[str, str | None]]:
     """(sample id, problem) of every row: read here, in order, and decoded by threads (Pillow releases the GIL)."""
     threads = os.cpu_count() or 1
     waiting: deque[tuple[str, Future[str | None]]] = deque()
