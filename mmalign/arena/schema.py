@@ -43,7 +43,7 @@ _OF_A_VOTER = ("issued", "votes", "exported")
 
 
 def connect(path: Path, *, create: bool) -> sqlite3.Connection:
-    """A connection to the store at ``path``, checked to be one of this version; made where there is none and ``create``.
+    """A connection to the store at ``path``, checked to be one of this version; made where there is none (``create``).
 
     Raises ValueError, with the reason, for a missing file, no SQLite file, another program's or one of a newer version.
     """

@@ -161,7 +161,9 @@ class VoteStore:
             votes = connection.execute("DELETE FROM votes WHERE voter = ?", (name,)).rowcount
             connection.execute("DELETE FROM forgetting")
         with self._lock:
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            (busy, *_) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise RuntimeError("the votes are deleted, but a long reader keeps the old log on disk; forget once more")
         return Forgotten(votes, tuple(file for (file,) in files))
 
     def mark_exported(self, receipts: Sequence[tuple[str, str]], *, form: str, file: str | Path) -> str:
