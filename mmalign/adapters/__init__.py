@@ -2,10 +2,23 @@
 
 from mmalign.adapters.diffusion import DiffusionAdapter
 from mmalign.adapters.flow import FlowAdapter
+from mmalign.adapters.vlm import VLMAdapter
+from mmalign.adapters.vlm_batch import Context, Response, VLMBatch
+from mmalign.adapters.vlm_forward import VLMPolicy
 
 ADAPTERS = {
     "diffusion": DiffusionAdapter,
     "flow": FlowAdapter,
+    "vlm": VLMAdapter,
 }
 
-__all__ = ["ADAPTERS", "DiffusionAdapter", "FlowAdapter"]
+__all__ = [
+    "ADAPTERS",
+    "Context",
+    "DiffusionAdapter",
+    "FlowAdapter",
+    "Response",
+    "VLMAdapter",
+    "VLMBatch",
+    "VLMPolicy",
+]
