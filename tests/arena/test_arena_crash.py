@@ -49,7 +49,7 @@ def test_kill_9_under_load_with_two_servers(tmp_path: Path) -> None:
     servers = [serve(path, name, 10**6, tmp_path / name) for name in names]
     deadline = time.monotonic() + 60
     # Both create the same store at once; killed once each has acknowledged some votes.
-    while any((tmp_path / name).read_bytes().count(b"voted") < 25 for name in names):
+    while any((tmp_path / name).read_bytes().count(b"voted") < 12 for name in names):
         assert all(server.poll() is None for server in servers)
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -73,7 +73,7 @@ def test_kill_9_under_load_with_two_servers(tmp_path: Path) -> None:
             for identity in set(opened) - set(voted):
                 again = store.vote(identity, opened[identity], Ballot(better="left"))
                 assert kept.get(identity, (again.voter, again.id)) == (again.voter, again.id)
-        assert acknowledged >= 50
+        assert acknowledged >= 24
         # At most the one vote per server that was on disk before its acknowledgement went out.
         assert total - acknowledged <= 2
         assert store.counts()["votes"] <= acknowledged + 2
@@ -82,7 +82,7 @@ def test_kill_9_under_load_with_two_servers(tmp_path: Path) -> None:
 
 def test_two_servers_finish_side_by_side(tmp_path: Path) -> None:
     path = tmp_path / "votes.db"
-    servers = [serve(path, name, 60, tmp_path / name) for name in ("one", "two")]
+    servers = [serve(path, name, 25, tmp_path / name) for name in ("one", "two")]
     assert [server.wait(60) for server in servers] == [0, 0]
     with VoteStore(path) as store:
-        assert store.counts() == {"battles": 120, "votes": 120, "voters": 120, "exported": 0}
+        assert store.counts() == {"battles": 50, "votes": 50, "voters": 50, "exported": 0}

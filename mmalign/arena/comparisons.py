@@ -1,0 +1,184 @@
+"""Votes as arrays of comparisons between two players, with a count of everything that was left out and why."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmalign.arena.types import Vote
+
+FIRST, SECOND, TIE = 0, 1, 2
+# Reason of leaving a vote out -> what it means.
+REASONS: dict[str, str] = {
+    "exported": "were exported for training",
+    "trained prompt": "are on prompts that are not held out from training",
+    "catch": "are on catch pairs",
+    "one player": "compare a player with itself",
+    "unsaid": "do not say which is better",
+    "both bad": "call both sides bad and none better",
+}
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """n comparisons of ``players[first]`` with ``players[second]``, every array of length n.
+
+    ``outcome``: 0 first won, 1 second won, 2 tie. ``user``: index of the voter among ``users`` voters. ``left``: +1
+    where first stood left, -1 where it stood right, 0 where there is no left and right (rankings). ``tie_offered``:
+    False for pairs out of a ranking, where no tie could be said. ``vote``: which vote a comparison comes from.
+    ``covariates``: name -> first minus second. ``left_out``: reason -> number of votes. ``rankings``: number of
+    rankings that were decomposed.
+    """
+
+    players: tuple[str, ...]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    outcome: NDArray[np.int64]
+    user: NDArray[np.int64]
+    users: int
+    left: NDArray[np.int64]
+    tie_offered: NDArray[np.bool_]
+    vote: NDArray[np.int64]
+    covariates: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    rankings: int = 0
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @classmethod
+    def of_arrays(
+        cls,
+        players: Sequence[str],
+        first: NDArray,
+        second: NDArray,
+        outcome: NDArray,
+        *,
+        user: NDArray | None = None,
+        left: NDArray | None = None,
+        covariates: Mapping[str, NDArray] | None = None,
+    ) -> "Comparisons":
+        """Comparisons of pairs from arrays. Without ``user`` every comparison is a voter of its own."""
+        n = len(first)
+        integers = {"first": first, "second": second, "outcome": outcome}
+        integers |= {"user": np.arange(n) if user is None else user, "left": np.zeros(n) if left is None else left}
+        arrays = {name: np.ascontiguousarray(array, dtype=np.int64) for name, array in integers.items()}
+        floats = {name: np.ascontiguousarray(x, dtype=np.float64) for name, x in (covariates or {}).items()}
+        _check(tuple(players), arrays, floats, n)
+        voters, numbered = np.unique(arrays["user"], return_inverse=True)
+        return cls(
+            players=tuple(players),
+            first=arrays["first"],
+            second=arrays["second"],
+            outcome=arrays["outcome"],
+            user=numbered,
+            users=len(voters),
+            left=arrays["left"],
+            tie_offered=np.ones(n, dtype=bool),
+            vote=np.arange(n),
+            covariates=floats,
+        )
+
+
+def comparisons_of(
+    votes: Iterable[Vote], *, style: Mapping[str, Mapping[str, float]] | None = None, exported: bool = False
+) -> Comparisons:
+    """The comparisons in ``votes``.
+
+    A ranking of k becomes its k(k-1)/2 pairs ("full breaking", which estimates Plackett-Luce strengths consistently;
+    the pairs of a vote are not independent, so errors are clustered by voter). Votes on catch pairs, of one player with
+    itself, without a relative judgement, and ties that call every side bad are left out and counted; so are exported
+    ones unless ``exported``. ``style``: SHA-256 of a picture -> its measures (see ``measure_style``), all with one set
+    of names; they become covariates. Raises ValueError for a picture that ``style`` lacks.
+    """
+    players: dict[str, int] = {}
+    voters: dict[str, int] = {}
+    rows: list[tuple[int, int, int, int, int, bool, int]] = []
+    measures: list[tuple[float, ...]] = []
+    names = tuple(next(iter(style.values()))) if style else ()
+    left_out: Counter[str] = Counter()
+    rankings = number = 0
+    for vote in votes:
+        reason = why_left_out(vote, exported)
+        sides = vote.battle.shown
+        ids = [players.setdefault(side.player, len(players)) for side in sides]
+        if reason is not None:
+            left_out[reason] += 1
+            continue
+        voter = voters.setdefault(vote.voter, len(voters))
+        rankings += vote.ballot.ranking is not None
+        for first, second, outcome in _pairs(vote):
+            if ids[first] == ids[second]:
+                continue
+            pair = vote.ballot.ranking is None
+            rows.append((ids[first], ids[second], outcome, voter, int(pair), pair, number))
+            if style:
+                measures.append(_difference(style, names, sides[first].image_sha256, sides[second].image_sha256))
+        number += 1
+    columns = np.array(rows, dtype=np.int64).reshape(len(rows), 7).T
+    table = np.array(measures, dtype=np.float64).reshape(len(measures), len(names))
+    order = sorted(players)
+    renumber = np.empty(len(players), dtype=np.int64)
+    renumber[[players[name] for name in order]] = np.arange(len(players))
+    return Comparisons(
+        players=tuple(order),
+        first=renumber[columns[0]],
+        second=renumber[columns[1]],
+        outcome=columns[2].copy(),
+        user=columns[3].copy(),
+        users=len(voters),
+        left=columns[4].copy(),
+        tie_offered=columns[5].astype(bool),
+        vote=columns[6].copy(),
+        covariates={name: table[:, place].copy() for place, name in enumerate(names)},
+        left_out=dict(left_out),
+        rankings=rankings,
+    )
+
+
+def why_left_out(vote: Vote, exported: bool = False) -> str | None:
+    """The reason (a key of ``REASONS``) for which ``vote`` compares no players; None where it does."""
+    if vote.exported and not exported:
+        return "exported"
+    if vote.battle.catch is not None:
+        return "catch"
+    if len({side.player for side in vote.battle.sides}) == 1:
+        return "one player"
+    ballot = vote.ballot
+    if ballot.both_bad and ballot.better in (None, "tie") and ballot.ranking is None:
+        return "both bad"
+    return "unsaid" if ballot.better is None and ballot.ranking is None else None
+
+
+def _pairs(vote: Vote) -> list[tuple[int, int, int]]:
+    """(first position, second position, outcome); in a ranking the better one comes first."""
+    ballot = vote.ballot
+    if ballot.ranking is not None:
+        return [(better, worse, FIRST) for better, worse in combinations(ballot.ranking, 2)]
+    return [(0, 1, {"left": FIRST, "right": SECOND, "tie": TIE}[str(ballot.better)])]
+
+
+def _difference(
+    style: Mapping[str, Mapping[str, float]], names: tuple[str, ...], first: str, second: str
+) -> tuple[float, ...]:
+    for picture in (first, second):
+        if picture not in style or tuple(style[picture]) != names:
+            raise ValueError(f"style has no measures {', '.join(names)} of the picture {picture}; measure all pictures")
+    return tuple(style[first][name] - style[second][name] for name in names)
+
+
+def _check(players: tuple[str, ...], arrays: Mapping[str, NDArray], floats: Mapping[str, NDArray], n: int) -> None:
+    bounds = {"first": (0, len(players) - 1), "second": (0, len(players) - 1), "outcome": (0, 2), "left": (-1, 1)}
+    for name, array in (*arrays.items(), *floats.items()):
+        if array.shape != (n,):
+            raise ValueError(f"{name} has shape {array.shape}; it needs one entry for each of {n} comparisons")
+        low, high = bounds.get(name, (0 if name == "user" else -np.inf, np.inf))
+        if n and not (np.isfinite(array).all() and low <= array.min() and array.max() <= high):
+            raise ValueError(f"{name} has values outside {low:g} to {high:g}")
+    if (arrays["first"] == arrays["second"]).any():
+        raise ValueError("first and second are the same player in some comparison")
+    if len(set(players)) != len(players):
+        raise ValueError("players repeat")
