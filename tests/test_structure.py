@@ -27,11 +27,16 @@ ARROWS = {
     "adapters": {"references", "types"},
     "caches": set(),
     "data": {"types"},
+    "vlm_data": {"data", "types"},
+    "corruptions": {"types"},
     "models": {"types"},
     "rewards": {"caches", "data", "playground", "types"},
     "evaluation": {"playground", "rewards"},
     "report": {"evaluation"},
     "arena": {"data", "types"},
+    "labelling": {
+        "data", "evaluation", "report", "rewards", "training.processes", "training.strict_yaml", "types",
+    },
 }
 MODALITY = {"diffusers", "transformers", "mmalign.models", "mmalign.adapters", "mmalign.data", "mmalign.playground"}
 PICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from mmalign.cli.evaluate_reward import reward as reward_command
 from mmalign.cli.manifest import read_pictures, require_empty, write_pictures
 from mmalign.cli.sampling import Dtype, Sampler, aligned_weights, progress_bars, read_prompts, sample_models
 
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 
     Rows = list[list[Image]]
 
-app = typer.Typer(no_args_is_help=True, help="Measure an aligned model against its base.")
+app = typer.Typer(no_args_is_help=True, help="Measure an aligned model against its base, or a reward model.")
+app.command("reward")(reward_command)
 
 
 @app.callback()
 def _group() -> None:
-    """Measure an aligned model against its base."""
+    """Measure an aligned model against its base, or a reward model against people."""
 
 
 @app.command("images")

@@ -60,7 +60,7 @@ def _before_after(run: Run) -> Markup:
     if run.before_after is None:
         return NOTHING
     text = "Base and aligned on the same prompts and seeds."
-    figure = _picture(run.before_after, "base and aligned, same prompts and seeds")
+    figure = picture_figure(run.before_after, "base and aligned, same prompts and seeds")
     return markup(
         '<section id="before-after" class="before"><h2>Before and after</h2><p class="quiet">{}</p>{}</section>',
         text,
@@ -74,12 +74,12 @@ def _pictures(run: Run) -> Markup:
     shown = len(run.pictures)
     text = "The same prompts and seeds throughout"
     text += f"; {shown} of {run.n_pictures} grids, evenly spaced." if shown < run.n_pictures else "."
-    strip = join(_picture(picture, f"step {step}") for step, picture in run.pictures)
+    strip = join(picture_figure(picture, f"step {step}") for step, picture in run.pictures)
     head = markup('<h2>Pictures on the way</h2><p class="quiet">{} Scroll sideways.</p>', text)
     return markup('<section id="pictures">{}<div class="strip" tabindex="0">{}</div></section>', head, strip)
 
 
-def _picture(picture: Image.Image, caption: str) -> Markup:
+def picture_figure(picture: Image.Image, caption: str) -> Markup:
     """The picture as PNG inside the page, re-encoded so that nothing but pixels comes along, at most 1600 px wide."""
     picture = picture.copy()
     picture.thumbnail((WIDEST_PICTURE, WIDEST_PICTURE * 4), Image.Resampling.LANCZOS)
