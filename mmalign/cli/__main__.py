@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import mmalign
-from mmalign.cli import cache, data, doctor, evaluate, export, generate, losses, quickstart, recipes, train
+from mmalign.cli import cache, data, doctor, evaluate, export, generate, label, losses, quickstart, recipes, score, train
 from mmalign.cli.terminal import hush_logs
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
 app.command("doctor")(doctor.doctor)
 app.command("generate")(generate.generate)
+app.command("label")(label.label)
+app.command("score")(score.score)
 app.command("export")(export.export)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(data.app, name="data")
