@@ -1,0 +1,216 @@
+"""What the Arena tab does: blind battles issued by the server, votes on disk before they are confirmed, the reveal."""
+
+import hmac
+import itertools
+import random
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from app import validation
+from app.gallery import open_picture
+from app.sources import Picture, Request, Source
+from mmalign.arena import TAGS, Ballot, Battle, Receipt, Side, VoteStore
+
+Form = Literal["pair", "ranking"]
+FORMS = ("pair", "ranking")
+IN_A_RANKING = 4
+ATTEMPTS = 8
+YES_NO = {"yes": True, "no": False, None: None, "": None}
+_PROVENANCE = {entry.name for entry in fields(Side)} - {"model", "prompt", "file", "image_sha256", "seed", "extras"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a voter may see before the vote: the id, the prompt, and pictures without a word on where they come from."""
+
+    battle_id: str
+    prompt: str
+    form: Form
+    images: tuple[Image.Image, ...]
+
+
+@dataclass(frozen=True)
+class Revealed:
+    """After the vote: the receipt, and the sides in the order on the screen."""
+
+    receipt: Receipt
+    ballot: Ballot
+    sides: tuple[Side, ...]
+    pictures: tuple[Picture, ...]
+
+
+class Arena:
+    """Battles between the models of ``source``, kept in ``store``; pictures lie under ``folder`` by their digest.
+
+    Models are drawn uniformly, prompts and seeds too, and all sides of a pair share the seed: what differs is the
+    model. ``sampled`` gives steps, guidance and LoRA scale. ``ahead`` battles of each asked form are made in the
+    background, so that the next one is there at once.
+    """
+
+    def __init__(
+        self, source: Source, store: VoteStore, folder: Path, *, ahead: int = 2, sampled: Request | None = None
+    ) -> None:
+        self.source, self.store, self.folder, self.ahead = source, store, folder, ahead
+        self.generation = sampled or Request("", (0,))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._draw = random.SystemRandom()
+        self._lock = threading.Lock()
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="arena")
+        self._ready: dict[str, list[Future[Battle]]] = {form: [] for form in FORMS}
+        self._images: OrderedDict[str, Image.Image] = OrderedDict()
+
+    def new_voter(self) -> str:
+        """A pass for a new voter: random, and signed by the store's key, so that nobody makes one up."""
+        name = secrets.token_urlsafe(18)
+        return f"{name}.{self._signature(name)}"
+
+    def check_voter(self, token: Any) -> str:
+        """The voter of a pass that this server gave out."""
+        name, _, signature = validation.check_token(token, "voter").partition(".")
+        if not hmac.compare_digest(signature, self._signature(name)):
+            raise ValueError("this voter's pass was not given out by this server; reload the page for a new one")
+        return name
+
+    def next(self, token: Any, form: Any = "pair") -> Shown:
+        """A battle issued to this voter alone."""
+        voter = self.check_voter(token)
+        form = validation.check_choice(form, "form", FORMS)
+        with self._lock:
+            ready = self._ready[form].pop(0) if self._ready[form] else None
+        battle = self._make(form) if ready is None else ready.result()
+        battle_id = self.store.open_battle(battle, voter=voter)
+        self.preload(form)
+        return Shown(battle_id, battle.prompt, form, tuple(self._image(side) for side in battle.shown))
+
+    def preload(self, form: Form = "pair") -> None:
+        """Have ``ahead`` battles made in the background."""
+        with self._lock:
+            for _ in range(self.ahead - len(self._ready[form])):
+                self._ready[form].append(self._worker.submit(self._make, form))
+
+    def vote(self, token: Any, battle_id: Any, ballot: Ballot) -> Revealed:
+        """Keep the vote, and only then tell who is who. The same vote again gives the same receipt."""
+        voter = self.check_voter(token)
+        identity = validation.check_token(battle_id, "battle")
+        receipt = self.store.vote(identity, voter, ballot)
+        battle = self.store.battle(identity)
+        pictures = tuple(
+            Picture(self._image(side), side.model, side.prompt, side.seed or 0, _about(side)) for side in battle.shown
+        )
+        return Revealed(receipt, ballot, battle.shown, pictures)
+
+    def seconds_open(self, battle_id: str) -> float:
+        """How long ago the battle was shown."""
+        return max(0.0, time.time() - (self.store.battle(battle_id).opened_at or time.time()))
+
+    def close(self) -> None:
+        """Stop preparing battles."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+    def _signature(self, name: str) -> str:
+        return self.store.pseudonym(f"pass for {name}")
+
+    def _make(self, form: Form) -> Battle:
+        """A battle whose pictures are not all the same."""
+        for _ in range(ATTEMPTS):
+            models, propensity = self._players(form)
+            sides = [self._side(model, seed, prompt) for model, seed, prompt in self._with_seeds(models)]
+            if len({side.image_sha256 for side in sides}) > 1:
+                return Battle(tuple(sides), policy="uniform", propensity=propensity)
+        raise ValueError(f"the models made the same picture {ATTEMPTS} times in a row; are they the same model?")
+
+    def _players(self, form: Form) -> tuple[list[str], float]:
+        """Different models, or all of them repeatedly where a ranking has more places; and the chance of this draw."""
+        names = self.source.names
+        count = 2 if form == "pair" else IN_A_RANKING
+        if count >= len(names):
+            repeated = list(itertools.islice(itertools.cycle(names), count))
+            return repeated, 1.0
+        draws = list(itertools.combinations(names, count))
+        return list(self._draw.choice(draws)), 1 / len(draws)
+
+    def _with_seeds(self, models: Sequence[str]) -> list[tuple[str, int, str]]:
+        """(model, seed, prompt): one seed for all, and another one each time that a model comes again."""
+        rounds = max(models.count(model) for model in models)
+        prompts = [prompt for prompt in self.source.prompts() if self._enough_seeds(prompt, rounds)]
+        if not prompts:
+            raise ValueError(f"no prompt of the gallery has {rounds} seeds; generate more, or compare pairs")
+        prompt = self._draw.choice(prompts)
+        if self.source.live:
+            seeds = [self._draw.randrange(validation.HIGHEST_SEED) for _ in range(rounds)]
+        else:
+            seeds = self._draw.sample(self.source.seeds(prompt), rounds)
+        counts = dict.fromkeys(models, 0)
+        placed = []
+        for model in models:
+            placed.append((model, seeds[counts[model]], prompt))
+            counts[model] += 1
+        return placed
+
+    def _enough_seeds(self, prompt: str, rounds: int) -> bool:
+        return self.source.live or len(self.source.seeds(prompt)) >= rounds
+
+    def _side(self, model: str, seed: int, prompt: str) -> Side:
+        wanted = self.generation
+        request = Request(prompt, (seed,), "", wanted.steps, wanted.guidance, wanted.lora_scale)
+        picture = self.source.sample(model, request)[0]
+        png, digest = picture.png, picture.sha256
+        file = self.folder / f"{digest}.png"
+        if not file.is_file():
+            unfinished = file.with_name(f"{digest}.{secrets.token_hex(4)}.unfinished")
+            unfinished.write_bytes(png)
+            unfinished.replace(file)
+        known = {name: value for name, value in picture.provenance.items() if name in _PROVENANCE}
+        rest = {name: value for name, value in picture.provenance.items() if name not in _PROVENANCE}
+        plain = {name: value for name, value in rest.items() if value is None or isinstance(value, str | int | float)}
+        return Side(model, prompt, str(file), digest, seed=seed, extras=plain, **known)
+
+    def _image(self, side: Side) -> Image.Image:
+        with self._lock:
+            image = self._images.get(side.image_sha256)
+        if image is None:
+            image = open_picture(Path(side.file))
+            with self._lock:
+                self._images[side.image_sha256] = image
+                while len(self._images) > 64:
+                    self._images.popitem(last=False)
+        return image
+
+
+def read_ballot(better: Any, left_ok: Any, right_ok: Any, tags: Any, reasons: Any, seconds: float | None) -> Ballot:
+    """A checked ballot on a pair; ``left_ok`` and ``right_ok`` are "yes", "no" or None."""
+    v = validation
+    better, left_ok, right_ok, tags, reasons = v.together(
+        lambda: v.check_choice(better, "vote", ("left", "right", "tie")),
+        lambda: YES_NO[v.check_choice(left_ok, "left acceptable", YES_NO)],
+        lambda: YES_NO[v.check_choice(right_ok, "right acceptable", YES_NO)],
+        lambda: v.check_choices(tags, "tags", TAGS),
+        lambda: v.check_prompt(reasons if reasons is not None else "", "reasons", empty=True),
+    )
+    return Ballot(better, left_ok, right_ok, reasons=reasons, tags=tuple(tags), seconds=seconds, view="side_by_side")
+
+
+def read_ranking(order: Any, tags: Any, reasons: Any, seconds: float | None) -> Ballot:
+    """A checked ballot on four pictures, best first."""
+    v = validation
+    places, tags, reasons = v.together(
+        lambda: v.check_order(order, IN_A_RANKING),
+        lambda: v.check_choices(tags, "tags", TAGS),
+        lambda: v.check_prompt(reasons if reasons is not None else "", "reasons", empty=True),
+    )
+    return Ballot(ranking=places, reasons=reasons, tags=tuple(tags), seconds=seconds, view="grid")
+
+
+def _about(side: Side) -> dict[str, Any]:
+    """Everything known about a side but where its file lies on this machine."""
+    about = {name: value for name, value in side.as_json().items() if name not in ("file", "extras")}
+    return {**about, **side.extras}
