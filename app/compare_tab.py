@@ -19,40 +19,50 @@ EMPTY = "Choose a prompt and press Generate (Ctrl + Enter). Both models start fr
 
 def build(ctx: Context) -> dict[str, Any]:
     """The tab; gives the event that compares, for the page's first load."""
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=4, min_width=300):
-            form, buttons = _controls(ctx)
-        with gr.Column(scale=8, min_width=320):
+    with gr.Column(elem_classes="compare-grid"):
+        with gr.Column(elem_classes="ask", min_width=0):
+            form, buttons = _asked(ctx)
+        with gr.Column(elem_classes="show", min_width=0):
             shown = _pictures()
+        with gr.Column(elem_classes="set", min_width=0):
+            form |= _settings(ctx, form["prompt"])
     return _wire(ctx, form, buttons, shown)
 
 
-def _controls(ctx: Context) -> tuple[dict[str, Any], dict[str, Any]]:
-    source, live = ctx.source, ctx.source.live
-    prompts = source.prompts()
+def _asked(ctx: Context) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Models, prompt, and the buttons."""
+    source, prompts = ctx.source, ctx.source.prompts()
     form: dict[str, Any] = {}
     with gr.Group():
         form["left"] = gr.Dropdown(source.names, value=source.names[0], label="Left model", elem_id="left-model")
         form["right"] = gr.Dropdown(source.names, value=source.names[1], label="Right model", elem_id="right-model")
-    if live:
-        form["prompt"] = gr.Textbox(
-            prompts[0], label="Prompt", lines=2, max_lines=6, max_length=validation.LONGEST_PROMPT, elem_id="prompt"
-        )
-        gr.Examples([[prompt] for prompt in prompts[:5]], form["prompt"], label="Examples", api_visibility="private")
-    else:
-        form["prompt"] = gr.Dropdown(prompts, value=prompts[0], label="Prompt of the gallery", elem_id="prompt")
-    form |= _sampling(ctx, prompts[0])
-    form["rewards"] = gr.CheckboxGroup(
-        ctx.scorers.names,
-        value=ctx.scorers.at_first(ctx.source.prompts()),
-        label="Reward scores",
-        info="Scores of different rewards are never comparable with each other.",
-        visible=bool(ctx.scorers.names),
-    )
+        if source.live:
+            form["prompt"] = gr.Textbox(
+                prompts[0], label="Prompt", lines=2, max_lines=6, max_length=validation.LONGEST_PROMPT, elem_id="prompt"
+            )
+        else:
+            form["prompt"] = gr.Dropdown(prompts, value=prompts[0], label="Prompt of the gallery", elem_id="prompt")
     with gr.Row():
-        generate = gr.Button("Generate" if live else "Show", variant="primary", scale=3, elem_id="generate")
-        stop = gr.Button("Stop", variant="stop", scale=1, min_width=90, elem_id="stop")
+        generate = gr.Button("Generate" if source.live else "Show", variant="primary", scale=3, elem_id="generate")
+        stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")
     return form, {"generate": generate, "stop": stop}
+
+
+def _settings(ctx: Context, prompt: Any) -> dict[str, Any]:
+    """Examples, how pictures are sampled, and what scores them."""
+    prompts = ctx.source.prompts()
+    if ctx.source.live:
+        gr.Examples([[example] for example in prompts[:4]], prompt, label="Examples", api_visibility="private")
+    form = _sampling(ctx, prompts[0])
+    form["rewards"] = gr.Dropdown(
+        ctx.scorers.names,
+        value=ctx.scorers.at_first(prompts),
+        multiselect=True,
+        label="Reward scores",
+        info="Never comparable with each other. One without weights here says what to download.",
+        elem_id="rewards",
+    )
+    return form
 
 
 def _sampling(ctx: Context, prompt: str) -> dict[str, Any]:

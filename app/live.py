@@ -65,7 +65,8 @@ class LiveSource:
         if self.cheap:
             from mmalign.playground.scene import held_out_prompts
 
-            return [*held_out_prompts("single", 24), *held_out_prompts("pair", 4), *held_out_prompts("count", 4)]
+            single = sorted(held_out_prompts("single", 24), key=lambda prompt: "large" not in prompt)
+            return [*single, *held_out_prompts("pair", 4), *held_out_prompts("count", 4)]
         return [
             "a portrait of an old fisherman, window light, 85 mm photograph",
             "an orange cat on a windowsill watching the rain, watercolour",

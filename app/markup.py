@@ -57,8 +57,9 @@ def _chip(reward: str, score: float, change: float | None, scale: str) -> str:
     title = f'title="{text(scale)}"'
     if change is None:
         return f'<span class="chip" {title}>{text(reward)} <b>{score:.3g}</b></span>'
-    kind, arrow = ("up", "▲") if change > 0 else ("down", "▼") if change < 0 else ("same", "＝")
-    return f'<span class="chip {kind}" {title}>{text(reward)} {score:.3g} <b>{arrow} {change:+.3g}</b></span>'
+    kind, arrow = ("up", "▲ ") if change > 0 else ("down", "▼ ") if change < 0 else ("same", "")
+    change_words = "no change" if change == 0 else f"{change:+.3g}"
+    return f'<span class="chip {kind}" {title}>{text(reward)} {score:.3g} <b>{arrow}{change_words}</b></span>'
 
 
 def summary(comparison: Comparison, index: int) -> str:
