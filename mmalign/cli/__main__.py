@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import mmalign
-from mmalign.cli import cache, data, doctor, evaluate, export, generate, label, losses, quickstart, recipes, score, train
+from mmalign.cli import arena, cache, data, doctor, evaluate, export, generate, label, losses, quickstart, recipes, score, train
 from mmalign.cli.terminal import hush_logs
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ app.command("export")(export.export)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
+app.add_typer(arena.app, name="arena")
 app.command("losses")(losses.losses)
 app.add_typer(recipes.app, name="recipes")
 

@@ -24,7 +24,7 @@ PROMPTS = [
 def transformers_tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     known = SimpleTokenizer()
-    vocabulary = {token: number for token, number in known.encoder.items()}
+    vocabulary = dict(known.encoder)
     vocabulary["<|startoftext|>"] = vocabulary.pop("<start_of_text>")
     vocabulary["<|endoftext|>"] = vocabulary.pop("<end_of_text>")
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
