@@ -1,7 +1,7 @@
 """How much a vision-language model makes up, by gold: descriptions and answers on the playground's pictures.
 
-Every measure is a ratio of sums over pictures (wrong claims / claims, say), so pictures are what its interval resamples,
-the same ones for base and aligned. No model judges: :mod:`mmalign.playground.descriptions` reads what was said.
+Every measure is a ratio of sums over pictures (wrong claims / claims, say), so pictures are what its interval
+resamples, the same for base and aligned. No model judges: :mod:`mmalign.playground.descriptions` reads what was said.
 """
 
 import json

@@ -10,16 +10,24 @@ import numpy as np
 import torch
 
 from mmalign.playground.pretrain.frame import Progress
+from mmalign.playground.pretrain.llava import LlavaSettings, pretrain_llava
 from mmalign.playground.pretrain.pictures import render_dataset
 from mmalign.playground.pretrain.sd3 import FlowSettings, pretrain_sd3
 from mmalign.playground.pretrain.sdxl import Settings, pretrain_sdxl
 from mmalign.playground.scene import LEVELS
 
-SETTINGS: dict[str, type[Settings] | type[FlowSettings]] = {"tiny-sdxl": Settings, "tiny-sd3": FlowSettings}
+AnySettings = Settings | FlowSettings | LlavaSettings
+SETTINGS: dict[str, type[AnySettings]] = {
+    "tiny-sdxl": Settings,
+    "tiny-sd3": FlowSettings,
+    "tiny-llava": LlavaSettings,
+}
 
 
-def pretrain(folder: Path, settings: Settings | FlowSettings, device: torch.device) -> dict[str, object]:
+def pretrain(folder: Path, settings: AnySettings, device: torch.device) -> dict[str, object]:
     """Train the model whose ``settings`` these are; the folder then holds it, with settings, seconds and quality."""
+    if isinstance(settings, LlavaSettings):
+        return _pretrain_llava(folder, settings, device)
     started = time.perf_counter()
     torch.manual_seed(settings.seed)
     torch.set_float32_matmul_precision("high")
@@ -38,6 +46,20 @@ def pretrain(folder: Path, settings: Settings | FlowSettings, device: torch.devi
     record = {"settings": asdict(settings), "device": str(device), "seconds": round(seconds), "quality": quality}
     pipe.to(device="cpu", dtype=torch.float16).save_pretrained(folder)
     (folder / "pretrain.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    progress.path.unlink(missing_ok=True)
+    return record
+
+
+def _pretrain_llava(folder: Path, settings: LlavaSettings, device: torch.device) -> dict[str, object]:
+    started = time.perf_counter()
+    torch.manual_seed(settings.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = Progress(folder / "progress.pt", every=100)
+    model = pretrain_llava(folder, settings, device, progress)
+    seconds = time.perf_counter() - started
+    from mmalign.playground.pretrain.llava_folder import write_llava
+
+    record = write_llava(folder, model, settings, {"device": str(device), "seconds": round(seconds)})
     progress.path.unlink(missing_ok=True)
     return record
 
