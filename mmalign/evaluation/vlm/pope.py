@@ -1,8 +1,8 @@
 """POPE (arXiv 2305.10355): is an object in the picture, yes or no, with absent objects chosen in three ways.
 
-Official rules as in RUCAIBox/POPE, ``evaluate.py``: the answer is read by lines 10-21, yes is the positive class (35),
-precision, recall, F1 and accuracy by lines 54-57, yes ratio by line 38. The script stops with a division by zero where a
-model never says yes; here precision is then not defined. Splits are measured apart, and averaged unweighted.
+Official rules as in RUCAIBox/POPE, ``evaluate.py``: the answer is read by lines 10-21, yes is the positive class (line
+35), precision, recall, F1 and accuracy by lines 54-57, yes ratio by line 38. The script stops with a division by zero
+where a model never says yes; here precision is then not defined. Splits are measured apart, and averaged unweighted.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -73,8 +73,8 @@ def evaluate_pope(
     for split, questions in splits.items():
         examples += _examples(questions, base[split], aligned[split], POPE_READERS[rules[0]])
     notes = [
-        f"{side}: {len(unread)} answers say neither yes nor no (or both), such as {unread[0]!r}; the official rules count "
-        "them as yes unless a no stands in them, the strict rules as wrong."
+        f"{side}: {len(unread)} answers say neither yes nor no (or both), such as {unread[0]!r}; the official rules "
+        "count them as yes unless a no stands in them, the strict rules as wrong."
         for side, answers in zip(names, (base, aligned), strict=True)
         if (unread := [text for texts in answers.values() for text in texts if POPE_READERS["strict"](text) is None])
     ]
@@ -120,7 +120,7 @@ def _measures(splits: Sequence[str], rule: Rules) -> tuple[Measure, ...]:
         Measure("accuracy", over(_accuracy), "higher"),
         Measure("precision", over(_precision), "higher"),
         Measure("recall", over(_recall), "higher"),
-        Measure("F1", over(lambda counts, split: harmonic_mean(_precision(counts, split), _recall(counts, split))), "higher"),
+        Measure("F1", over(_f1), "higher"),
         Measure("yes ratio", over(_yes_ratio)),
         Measure("words per answer", over(_words), unit="number"),
     ]  # fmt: skip
@@ -148,6 +148,10 @@ def _precision(counts: Counts, split: str) -> Array:
 def _recall(counts: Counts, split: str) -> Array:
     true = sum(counts[f"{split}/{said}/yes"] for said in ("yes", "no", None))
     return ratio(counts[f"{split}/yes/yes"], np.asarray(true))
+
+
+def _f1(counts: Counts, split: str) -> Array:
+    return harmonic_mean(_precision(counts, split), _recall(counts, split))
 
 
 def _yes_ratio(counts: Counts, split: str) -> Array:

@@ -1,44 +1,53 @@
 """English plurals to singulars as the official CHAIR script makes them, mistakes included.
 
 That script (LisaAnne/Hallucination, ``utils/chair.py:107``) calls ``singularize`` of the library pattern 3.6
-(clips/pattern, ``pattern/text/en/inflect.py:602-636``), and its numbers depend on what that gets wrong: ``glass`` becomes
-``glas`` (which is why ``wine glas`` is one of the double words), ``bus`` becomes ``bu`` and is no bus any more, ``ties``
-becomes ``ty``. What an ending becomes is written down here as endings, letters to cut and letters to add.
+(clips/pattern, ``pattern/text/en/inflect.py:602-636``), and its numbers depend on what that gets wrong:
+``glass`` becomes ``glas`` (which is why ``wine glas`` is one of the double words), ``bus`` becomes ``bu`` and is no bus
+any more, ``ties`` becomes ``ty``. What an ending becomes is written down here as endings, letters to cut and to add.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 # A word that one of these ends with stays as it is; so ``as`` (christmas) and ``rice`` do, as in the original.
-_KEPT = tuple(
+_KEPT = _words(
     """bison bream breeches britches carp chassis christmas clippers cod contretemps corps debris diabetes djinn eland
     elk flounder gallows georgia graffiti headquarters herpes high-jinks homework innings jackanapes mackerel measles
     mews mumps news pincers pliers proceedings rabies salmon scissors series shears species swine swiss trout tuna
     whiting wildebeest advice bread butter cheese electricity equipment fruit furniture garbage gravel happiness
     information ketchup knowledge love luggage mathematics mayonnaise meat mustard progress research rice sand software
-    understanding water""".split()
+    understanding water"""
 )
 # The plurals of these stay plurals: ``cookies`` is not made a ``cookie``.
 _KEPT_PLURALS = tuple(
     f"{word}s"
-    for word in """alergie auntie beanie birdie bogie bombie collie cookie cutie doggie eyrie freebie goonie groupie
-    hankie hippie hoagie hottie indie junkie laddie laramie lingerie meanie newbie nightie oldie pixie quickie reverie
-    rookie softie sortie stoolie sweetie techie toughie valkyrie veggie weenie yuppie zombie""".split()
+    for word in _words(
+        """alergie auntie beanie birdie bogie bombie collie cookie cutie doggie eyrie freebie goonie groupie hankie
+        hippie hoagie hottie indie junkie laddie laramie lingerie meanie newbie nightie oldie pixie quickie reverie
+        rookie softie sortie stoolie sweetie techie toughie valkyrie veggie weenie yuppie zombie"""
+    )
 )
 # A word that ends with the left one ends with the right one instead; ``hour`` becomes ``hmy`` by the last of them.
 _IRREGULAR = dict(
-    pair.split(":")
-    for pair in """atlantes:atlas atlases:atlas axes:axe beeves:beef brethren:brother children:child corpora:corpus
-    corpuses:corpus ephemerides:ephemeris feet:foot ganglia:ganglion geese:goose genera:genus genii:genie
-    graffiti:graffito helves:helve kine:cow leaves:leaf loaves:loaf men:man mongooses:mongoose monies:money moves:move
-    mythoi:mythos numena:numen occipita:occiput octopodes:octopus opera:opus opuses:opus oxen:ox penes:penis
-    penises:penis people:person sexes:sex soliloquies:soliloquy teeth:tooth testes:testis trilbys:trilby turves:turf
-    zoa:zoon our:my""".split()
+    pair.split(":", 1)  # type: ignore[misc]
+    for pair in _words(
+        """atlantes:atlas atlases:atlas axes:axe beeves:beef brethren:brother children:child corpora:corpus
+        corpuses:corpus ephemerides:ephemeris feet:foot ganglia:ganglion geese:goose genera:genus genii:genie
+        graffiti:graffito helves:helve kine:cow leaves:leaf loaves:loaf men:man mongooses:mongoose monies:money
+        moves:move mythoi:mythos numena:numen occipita:occiput octopodes:octopus opera:opus opuses:opus oxen:ox
+        penes:penis penises:penis people:person sexes:sex soliloquies:soliloquy teeth:tooth testes:testis
+        trilbys:trilby turves:turf zoa:zoon our:my"""
+    )
 )
-_BETWEEN = frozenset(
+_BETWEEN = _words(
     """about above across after among around at athwart before behind below beneath beside besides between betwixt
     beyond but by during except for from in into near of off on onto out over since till to under until unto upon
-    with""".split()
+    with"""
 )
 
 

@@ -1,14 +1,15 @@
 """What CHAIR and AMBER need of language processing: words, nouns, and how alike two words are.
 
 Both official scripts use nltk, AMBER also spaCy's word vectors; neither comes with mmalign, and their data has to be
-downloaded once. ``builtin_tools`` need nothing and are enough for CHAIR; for AMBER's generative part they give a measure
-of its own, for a noun is then any word of the benchmark's vocabulary, and words are alike only if they are equal.
+downloaded once. ``builtin_tools`` need nothing and are enough for CHAIR; for AMBER's generative part they give a
+measure of its own: a noun is then any word of the benchmark's vocabulary, and words are alike only if they are equal.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
+from importlib import import_module
 from typing import Any, Literal
 
 from mmalign.evaluation.vlm.singular import singular
@@ -83,17 +84,16 @@ def _parts(part: str) -> list[str]:
 def nltk_tools(*, vectors: bool) -> TextTools:
     """The official scripts' own tools; ValueError that says what to install or to download where something is missing.
 
-    AMBER (junyangwang0410/AMBER, ``inference.py``): nouns are words tagged NN*, lemmatised (line 32-37), alike where the
-    cosine of their vectors is above 0.8 (line 25-29).
+    AMBER (junyangwang0410/AMBER, ``inference.py``): nouns are words tagged NN*, lemmatised (lines 32-37), alike where
+    the cosine of their vectors is above 0.8 (lines 25-29).
     """
     try:
-        import nltk
-        from nltk.stem import WordNetLemmatizer
+        nltk: Any = import_module("nltk")
     except ImportError as error:
         raise ValueError(
             "text tools nltk need the package nltk, which is not installed: pip install 'mmalign[amber]'"
         ) from error
-    lemmatizer = WordNetLemmatizer()
+    lemmatizer = nltk.stem.WordNetLemmatizer()
 
     def nouns(text: str) -> list[str]:
         tagged = nltk.pos_tag(nltk.word_tokenize(text))
@@ -119,7 +119,7 @@ def nltk_tools(*, vectors: bool) -> TextTools:
 
 def _vector_similarity() -> Callable[[str, str], bool]:
     try:
-        import spacy
+        spacy: Any = import_module("spacy")
     except ImportError as error:
         raise ValueError(
             "AMBER's rules compare words by spaCy's vectors, and spaCy is not installed: pip install 'mmalign[amber]', "
@@ -129,12 +129,12 @@ def _vector_similarity() -> Callable[[str, str], bool]:
         nlp: Any = spacy.load(SPACY_MODEL)
     except OSError as error:
         raise ValueError(
-            f"spaCy is installed without its model {SPACY_MODEL}: run `python -m spacy download {SPACY_MODEL}` once, or "
-            "install its wheel from the releases of explosion/spacy-models"
+            f"spaCy is installed without its model {SPACY_MODEL}: run `python -m spacy download {SPACY_MODEL}` once, "
+            "or install its wheel from the releases of explosion/spacy-models"
         ) from error
-    document = lru_cache(maxsize=None)(nlp)
+    document = cache(nlp)
 
-    @lru_cache(maxsize=None)
+    @cache
     def similar(first: str, second: str) -> bool:
         return document(first).similarity(document(second)) > SIMILARITY
 

@@ -21,15 +21,18 @@ def pope_official(answer: str) -> Reading:
 
 
 def amber_official(answer: str) -> Reading:
-    """yes for exactly ``Yes``, no for exactly ``No``, else neither (junyangwang0410/AMBER, ``inference.py:189,214``)."""
-    return {"Yes": "yes", "No": "no"}.get(answer)
+    """yes for exactly ``Yes``, no for exactly ``No``, else neither.
+
+    junyangwang0410/AMBER, ``inference.py:189,214,233``.
+    """
+    return "yes" if answer == "Yes" else "no" if answer == "No" else None
 
 
 def strict(answer: str) -> Reading:
-    """yes or no where the first sentence says one of them and not the other, else None, which counts as an answer of its
-    own: never right, neither yes nor no.
+    """yes or no where the first sentence says one of them and not the other, else None.
 
-    A first word of yes or no decides. Else yes; or no, not, ...n't, however they are written.
+    None counts as an answer of its own: never right, neither yes nor no. A first word of yes or no decides; else yes,
+    against no, not and n't, however they are written.
     """
     sentence = re.split(r"[.!?\n]", answer.strip().lower(), maxsplit=1)[0]
     words = _SAID.findall(sentence)
