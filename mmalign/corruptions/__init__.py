@@ -1,0 +1,89 @@
+"""Pictures made wrong on purpose: the same generator and picture give the same bytes, and the size stays.
+
+``corrupt(image, name, generator, **parameters)`` is pure. Policy and reference, and every epoch's cache, see the same
+corrupted picture when the generator is made of (seed, sample, epoch), as ``RowKey.generator`` does.
+
+``blank_mean``, ``blank_zero`` and no picture at all are three different negatives. The last is no picture, so it is no
+corruption: a branch ``@null`` (``NO_IMAGE``) leaves the picture's part out of the prompt. Retrieved pictures come from
+``RetrievalIndex``.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mmalign.corruptions.captions import flip_makes_wrong, told_sides
+from mmalign.corruptions.collages import COLLAGES, Collage
+from mmalign.corruptions.colour import colour
+from mmalign.corruptions.frames import VIDEO_CORRUPTIONS, corrupt_video
+from mmalign.corruptions.geometry import (
+    blank_mean,
+    blank_zero,
+    block_mask,
+    flip,
+    patch_mask,
+    patch_shuffle,
+    random_crop,
+)
+from mmalign.corruptions.noise import alpha_bars, diffusion_noise, gaussian_blur
+from mmalign.corruptions.retrieval import RetrievalIndex
+
+NO_IMAGE = "null"  # what stands behind the @ of a branch whose prompt has no picture
+
+CORRUPTIONS: Mapping[str, Callable[..., Image.Image]] = {
+    "crop": random_crop,
+    "noise": diffusion_noise,
+    "blur": gaussian_blur,
+    "patch_mask": patch_mask,
+    "block_mask": block_mask,
+    "blank_mean": blank_mean,
+    "blank_zero": blank_zero,
+    "shuffle": patch_shuffle,
+    "colour": colour,
+    "flip": flip,
+}
+
+
+def corrupt(image: Image.Image, name: str, generator: torch.Generator, **parameters: Any) -> Image.Image:
+    """``image`` (RGB) under the corruption ``name``, a key of ``CORRUPTIONS``, in the same size.
+
+    Raises ValueError for an unknown name, a parameter that it does not have, or a value outside its range.
+    """
+    check(name, parameters)
+    return CORRUPTIONS[name](image, generator, **parameters)
+
+
+def check(name: str, parameters: Mapping[str, Any]) -> None:
+    """ValueError unless ``name`` is a corruption and has all ``parameters``: before any picture is read."""
+    if name not in CORRUPTIONS:
+        raise ValueError(f"{name!r} is no corruption of pictures; choose one of {', '.join(CORRUPTIONS)}")
+    known = defaults(name)
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
+        raise ValueError(f"{name} has no parameter {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Parameters of the corruption ``name`` with their default values."""
+    signature = inspect.signature(CORRUPTIONS[name])
+    return {key: value.default for key, value in signature.parameters.items() if value.kind is value.KEYWORD_ONLY}
+
+
+__all__ = [
+    "COLLAGES",
+    "CORRUPTIONS",
+    "NO_IMAGE",
+    "VIDEO_CORRUPTIONS",
+    "Collage",
+    "RetrievalIndex",
+    "alpha_bars",
+    "check",
+    "corrupt",
+    "corrupt_video",
+    "defaults",
+    "flip_makes_wrong",
+    "told_sides",
+]
