@@ -180,7 +180,9 @@ def _size(pictures: Pictures) -> int:
 
 
 def _bytes_in(cell: Any) -> int:
-    """Length of a cell: bytes, a list of them, a struct that holds them, or null."""
+    """Length of a cell: bytes or text, a list of them, a struct that holds them, null, or a value of a few bytes."""
     if isinstance(cell, list | dict):
         return sum(_bytes_in(part) for part in (cell.values() if isinstance(cell, dict) else cell))
-    return len(cell) if cell is not None else 0
+    if isinstance(cell, bytes | str):
+        return len(cell)
+    return 0 if cell is None else 8

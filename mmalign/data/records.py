@@ -72,16 +72,23 @@ def read_array(path: Path) -> Iterator[tuple[int, Any]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error})") from error
+    for number, item, _ in array_items(text, path):
+        yield number, item
+
+
+def array_items(text: str, path: Path) -> Iterator[tuple[int, Any, tuple[int, int]]]:
+    """(number, item, (first, last + 1) character) of every item of the JSON array ``text``; errors as above."""
     decoder, place = json.JSONDecoder(), _after_space(text, 0)
     if text[place : place + 1] != "[":
         raise ValueError(f"{path}: must hold a JSON array, [{{...}}, ...]; it starts with {text[place : place + 20]!r}")
     place, number = _after_space(text, place + 1), 0
     while text[place : place + 1] != "]":
+        start = place
         try:
             item, place = decoder.raw_decode(text, place)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: item {number} is not JSON ({error}); the file is damaged or cut off") from error
-        yield number, item
+        yield number, item, (start, place)
         place, number = _after_space(text, place), number + 1
         if text[place : place + 1] == ",":
             place = _after_space(text, place + 1)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mmalign.data.table import R, RowTable, count, hashed
+from mmalign.data.table import GroupedStorage, R, RowTable, count, hashed
 
 
 def split_by_prompt(table: RowTable[R], share: float, seed: int = 0) -> tuple[RowTable[R], RowTable[R]]:
@@ -10,11 +10,16 @@ def split_by_prompt(table: RowTable[R], share: float, seed: int = 0) -> tuple[Ro
 
     Prompts are ordered by a hash of ``seed`` and prompt, so the choice does not depend on the order of rows, the
     machine or the process. Prompts that differ only in case or spacing count as one: CLIP tokenisers read them alike.
-    Raises ValueError where a side would be empty.
+    Rows of vision-language models are held out by their first picture in place of the prompt, because many pictures
+    share a question; rows without one by their prompt. Raises ValueError where a side would be empty.
     """
     if not 0 < share < 1:
         raise ValueError(f"data.held_out={share:g}; a split needs a share between 0 and 1, ends excluded")
-    hashes = np.fromiter((_hash(seed, prompt) for prompt in table.prompts), dtype=np.uint64, count=len(table))
+    keys = table.prompts
+    if isinstance(table.storage, GroupedStorage):
+        groups = table.storage.groups
+        keys = [groups[position] for position in table.positions]
+    hashes = np.fromiter((_hash(seed, key) for key in keys), dtype=np.uint64, count=len(table))
     distinct = np.unique(hashes)
     number = round(share * len(distinct))
     if number in (0, len(distinct)):

@@ -98,6 +98,14 @@ class KeyedStorage(RowStorage[AnyRow], Protocol):
     def image_keys(self) -> Sequence[tuple[str, ...]]: ...
 
 
+@runtime_checkable
+class GroupedStorage(RowStorage[AnyRow], Protocol):
+    """Storage that names, for every row, what it must not share with held-out rows, where that is not the prompt."""
+
+    @property
+    def groups(self) -> Sequence[str]: ...
+
+
 @dataclass(frozen=True)
 class RowTable(Sequence[R]):
     """A lazy sequence of rows, all of one ``kind``: pairs, rankings or unary rows, or pairs of responses.

@@ -1,0 +1,175 @@
+"""Canonical keeps everything; the forms of other tools keep what they can hold, and refuse the rest."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from making_vlm import config, png
+
+from mmalign.data import split_by_prompt
+from mmalign.types import ImageBytes, ImagePart, Message, TokenWeights, Video, VideoPart, VLMPair
+from mmalign.vlm_data import (
+    VLM_WRITERS,
+    changed_spans,
+    open_source,
+    open_table,
+    table_of,
+    weigh_changes,
+    write_vlm_canonical,
+)
+
+
+def image(seed: int) -> ImageBytes:
+    return ImageBytes(f"picture {seed}", data=png(seed))
+
+
+def row(name: str = "a", **changes: object) -> VLMPair:
+    prompt = (
+        Message("system", ("Be brief.",)),
+        Message("user", (ImagePart(0), "Which? ", ImagePart(1), "\nThis?")),
+        Message("assistant", ("That.",)),
+        Message("user", ("Why?",)),
+    )
+    base = VLMPair(name, prompt, "It is red.", "It is blue.", images=(image(0), image(1)), extras={"model": "x"})
+    return replace(base, **changes)
+
+
+def same(one: VLMPair, other: VLMPair) -> None:
+    """Equal but for where pictures come from."""
+    for name in ("prompt", "chosen", "rejected", "preference", "margin", "user_id", "chosen_weights"):
+        assert getattr(one, name) == getattr(other, name), name
+    assert [picture.read() for picture in one.pictures] == [picture.read() for picture in other.pictures]
+
+
+def test_canonical_keeps_everything(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"video")
+    video = Video("clip", path=tmp_path / "clip.mp4")
+    frames = Video("frames", frames=(image(4), image(5)), fps=2.0)
+    rows = [
+        row("plain", user_id="u1", margin=0.25),
+        row("sides", rejected_images=(image(2), image(1)), branch_images={"retrieved": (image(3),)}),
+        row("weights", chosen_weights=TokenWeights(((6, 9, 5.0),)), rejected_weights=TokenWeights(tokens=(1.0, 2.0))),
+        row("soft", preference=0.75, extras={"when": (1, 2), "note": None}),
+        VLMPair("video", (Message("user", (VideoPart(0), VideoPart(1), "?")),), "a", "b", videos=(video, frames)),
+        VLMPair("text", (Message("user", ("?",)),), "a", "b"),
+    ]
+    path = write_vlm_canonical(table_of(rows), tmp_path / "rows.parquet", provenance={"seed": 3})
+    table = open_source(config(path))
+    assert table.sample_ids == [one.sample_id for one in rows]
+    for one, other in zip(rows, table, strict=True):
+        same(one, other)
+        assert one.extras == other.extras
+    assert [picture.read() for picture in table[1].images_of("rejected")] == [png(2), png(1)]
+    assert table[1].branch_images["retrieved"][0].read() == png(3)
+    assert table[4].videos[0].path == tmp_path / "clip.mp4"
+    assert (table[4].videos[1].fps, len(table[4].videos[1].frames)) == (2.0, 2)
+    again = write_vlm_canonical(table, tmp_path / "again.parquet")
+    assert [one == other for one, other in zip(open_table(config(again)), table, strict=True)].count(True) >= 1
+    assert b'"seed": 3' in pq.read_schema(path).metadata[b"mmalign"]
+
+
+def test_a_picture_on_both_sides_is_stored_once(tmp_path: Path) -> None:
+    path = write_vlm_canonical(
+        table_of([row(rejected_images=(image(0), image(1)), branch_images={"retrieved": (image(1),)})]),
+        tmp_path / "a.parquet",
+    )
+    assert len(pq.read_table(path).column("images")[0]) == 2
+
+
+@pytest.mark.parametrize("form", VLM_WRITERS)
+def test_forms_of_other_tools_read_back_as_they_were(form: str, tmp_path: Path) -> None:
+    rows = [row("a"), row("b", margin=0.5, prompt=(Message("user", ("Look: ", ImagePart(1), ImagePart(0))),))]
+    target = tmp_path / ("rows.parquet" if form == "trl" else "out")
+    path, left_out = VLM_WRITERS[form](table_of(rows), target)
+    table = open_source(config(path))
+    assert table.report.source == form
+    same(replace(rows[0], user_id=None), table[0])
+    back = table[1]
+    assert [picture.read() for picture in back.images] == [png(1), png(0)]  # numbered in the order of their marks
+    shown = [back.images[part.index].read() for part in back.prompt[0].content if isinstance(part, ImagePart)]
+    assert shown == [png(1), png(0)]
+    assert left_out == (("model",) if form == "trl" else ())
+    if form != "trl":
+        assert table[0].extras["model"] == "x"
+    with pytest.raises(ValueError, match=r"exists and is not empty|parquet"):
+        VLM_WRITERS[form](table_of(rows), target if form != "trl" else tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", VLM_WRITERS)
+def test_what_a_form_cannot_hold_is_refused_and_nothing_appears(form: str, tmp_path: Path) -> None:
+    for number, bad in enumerate((row(preference=0.5), row(chosen_images=(image(3), image(4))))):
+        target = tmp_path / (f"{number}.parquet" if form == "trl" else str(number))
+        with pytest.raises(ValueError, match=r"a: (is a tie|has other pictures)"):
+            VLM_WRITERS[form](table_of([row("first"), bad]), target)
+        assert not [path for path in tmp_path.rglob("*") if path.suffix in (".parquet", ".json", ".jsonl", ".partial")]
+
+
+def test_ms_swift_keeps_pictures_of_the_rejected_side(tmp_path: Path) -> None:
+    path, _ = VLM_WRITERS["ms_swift"](table_of([row(rejected_images=(image(2), image(3)))]), tmp_path / "out")
+    back = open_source(config(path))[0]
+    assert [picture.read() for picture in back.images_of("rejected")] == [png(2), png(3)]
+
+
+def test_texts_with_a_literal_mark_are_refused_where_they_would_become_one(tmp_path: Path) -> None:
+    bad = row(prompt=(Message("user", (ImagePart(0), ImagePart(1), "what does <image> mean?")),))
+    with pytest.raises(ValueError, match="a text holds <image>"):
+        VLM_WRITERS["llava"](table_of([bad]), tmp_path / "out")
+
+
+def test_rows_check_themselves() -> None:
+    with pytest.raises(ValueError, match="a: the prompt has 2 image marks for 1 images: there is no image 1"):
+        row(images=(image(0),))
+    with pytest.raises(ValueError, match="chosen has 2 images and rejected 1"):
+        row(rejected_images=(image(0),))
+    with pytest.raises(ValueError, match="image 2 stands nowhere"):
+        row(images=(image(0), image(1), image(2)))
+    with pytest.raises(ValueError, match="must answer the user"):
+        row(prompt=(Message("assistant", ("x",)),), images=())
+    with pytest.raises(ValueError, match="swap the responses"):
+        row(preference=0.2)
+    with pytest.raises(ValueError, match="end at character 99 of 10"):
+        row(chosen_weights=TokenWeights(((5, 99, 2.0),)))
+    with pytest.raises(ValueError, match="role='tool'"):
+        Message("tool", ("x",))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="either a path or frames"):
+        Video("v")
+
+
+def test_weights_of_tokens_from_spans_of_characters() -> None:
+    weights = TokenWeights(((6, 9, 5.0),), rest=1.0)
+    # "It| is| red|." with the space in front of a word, and an end token without characters
+    assert weights.for_tokens([(0, 2), (2, 5), (5, 9), (9, 10), (10, 10)]) == [1.0, 1.0, 5.0, 1.0, 1.0]
+    assert TokenWeights(tokens=(2.0, 3.0), rest=0.5).for_tokens([(0, 1), (1, 2), (2, 2)]) == [2.0, 3.0, 0.5]
+    with pytest.raises(ValueError, match="2 token weights for 3 tokens"):
+        TokenWeights(tokens=(2.0, 3.0)).for_tokens([(0, 1), (1, 2), (2, 3)])
+    with pytest.raises(ValueError, match="in order"):
+        TokenWeights(((4, 6, 1.0), (2, 3, 1.0)))
+    with pytest.raises(ValueError, match="at least 0"):
+        TokenWeights(rest=-1.0)
+
+
+def test_changed_segments_are_weighed() -> None:
+    chosen, rejected = "A red cube stands on a table.", "A blue ball stands on a big table."
+    spans = changed_spans(chosen, rejected)
+    assert [chosen[start:end] for start, end in spans[0]] == ["red cube"]
+    assert [rejected[start:end] for start, end in spans[1]] == ["blue ball", "big"]
+    weighed = weigh_changes(row(chosen=chosen, rejected=rejected), 5.0)
+    assert weighed.rejected_weights == TokenWeights(((2, 11, 5.0), (24, 27, 5.0)))
+
+
+def test_held_out_rows_share_no_picture_with_the_others() -> None:
+    asked = (Message("user", (ImagePart(0), "Describe it.")),)
+    rows = [VLMPair(f"{n}", asked, "a", f"b{n}", images=(image(n // 2),)) for n in range(12)]
+    train, held_out = split_by_prompt(table_of(rows), 0.5)
+    assert len(train) == len(held_out) == 6
+    assert not {one.images[0].read() for one in train} & {one.images[0].read() for one in held_out}
+
+
+def test_tables_of_rows_refuse_what_they_cannot_hold() -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        table_of([])
+    with pytest.raises(ValueError, match="'a' is used more than once"):
+        table_of([row(), row()])
+    assert table_of([row()]).fingerprint != table_of([row(chosen="Else.")]).fingerprint
+    assert table_of([row()]).fingerprint != table_of([row(images=(image(0), image(9)))]).fingerprint
