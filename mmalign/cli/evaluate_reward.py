@@ -16,9 +16,14 @@ Source = Annotated[str, typer.Option(help="Format of the data; auto recognises i
 def reward(
     data: Annotated[str, typer.Option(help="Pairs or rankings that people judged: file, folder, glob or hub id.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json, table.txt, report.html and the scores.")],
-    reward: Annotated[str | None, typer.Option(help="Installed reward model, or a .yaml that combines some.")] = None,
+    reward: Annotated[str | None, typer.Option(help="Installed reward model, or a .yaml of several.")] = None,
     scores: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Instead: scores of [bold]mmalign score[/bold].")
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Instead of scoring: a file of [bold]mmalign score[/bold]; of several, --reward.",
+        ),
     ] = None,
     source: Source = "auto",
     images: Annotated[str | None, typer.Option(help="Folder that picture paths in the data start from.")] = None,
@@ -60,7 +65,9 @@ def reward(
         ignored = [name for name, value in options.items() if value is not None]
         if ignored:
             raise ValueError(f"--{ignored[0]} would be ignored: with --scores no reward model is loaded")
-        judge = Judge.from_file(scores)
+        roots = [Path(folder) for folder in (images, data) if folder is not None]
+        places = [root if root.is_dir() else root.parent for root in roots]
+        judge = Judge.from_file(scores, reward=reward, roots=places)
     else:
         assert reward is not None
         judge = Judge.from_reward(reward, {name: value for name, value in options.items() if value is not None})
@@ -86,8 +93,8 @@ def _check(
     threshold: float | None,
 ) -> None:  # fmt: skip
     problems = []
-    if (reward is None) == (scores is None):
-        problems.append("give either --reward NAME or --scores FILE")
+    if reward is None and scores is None:
+        problems.append("give --reward NAME or --scores FILE")
     unknown = [name for name in rules if name not in known]
     if unknown:
         problems.append(f"there is no rule {unknown[0]!r}; choose from {', '.join(known)}")

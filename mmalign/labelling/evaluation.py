@@ -42,10 +42,10 @@ class Judge:
         return cls(model.name, model.version, model.scale, reward=model)
 
     @classmethod
-    def from_file(cls, path: Path) -> "Judge":
-        """Scores that are there already."""
-        file = ScoreFile.read(path)
-        return cls(file.reward, "", f"of {path.name}", file=file)
+    def from_file(cls, path: Path, *, reward: str | None = None, roots: Sequence[Path] = ()) -> "Judge":
+        """Scores that are there already; see :meth:`ScoreFile.read`."""
+        file = ScoreFile.read(path, reward=reward, roots=roots)
+        return cls(file.reward, file.version, file.scale, file=file)
 
     def scores(
         self, table: RowTable, folder: Path | None, *, batch_size: int, progress: Callable[[int], None] | None

@@ -15,6 +15,8 @@ SIDES = {
     "undesirable_logratio": "rejected",
 }
 
+DRAWN = {"diversity": "accent", "saturation": "base", "contrast": "chosen", "sharpness": "rejected"}
+
 
 def curves_section(run: Run) -> Markup:
     """Loss, accuracy, margin, chosen and rejected, by timestep, calibration, stabilisers: those that the log has."""
@@ -50,6 +52,10 @@ def curves_section(run: Run) -> Markup:
             "chosen one with it.", guide=0.0,
         ),
         _drawn_chart(run),
+        _reward_chart(run, "proxy_reward", "Proxy reward of the fixed prompts", "What training follows. Alone it tells "
+            "nothing: it rises whether pictures get better or only more to its liking."),
+        _reward_chart(run, "held_out_reward", "Held-out reward of the fixed prompts", "What training never sees. Where "
+            "it falls while the proxy rises, the model is over-optimised: take the checkpoint at its top."),
     ]  # fmt: skip
     shown = [chart for chart in charts if chart.text]
     notes = event_notes(run)
@@ -167,18 +173,27 @@ def _betas(run: Run) -> list[Markup]:
 def _drawn_chart(run: Run) -> Markup:
     curves = [
         Curve(name, *series(run.drawn, name), colour)
-        for name, colour in (("diversity", "accent"), ("saturation", "base"))
+        for name, colour in DRAWN.items()
         if len(series(run.drawn, name)[0])
     ]
     if not curves:
         return NOTHING
     title, explanation = (
         "Pictures of the fixed prompts",
-        "Diversity is the mean distance between the pictures, saturation their mean colourfulness. Alignment that "
-        "goes too far lowers the first and distorts the second.",
+        "Diversity is the mean distance between the pictures, saturation their mean colourfulness, contrast and "
+        "sharpness the spread of brightness and its change between neighbouring pixels. Alignment that goes too far "
+        "lowers the first and distorts the others.",
     )
     svg = line_chart(title, curves)
     return markup("<figure><h3>{}</h3>{}{}<p>{}</p></figure>", title, _legend(curves), svg, explanation)
+
+
+def _reward_chart(run: Run, key: str, title: str, explanation: str) -> Markup:
+    steps, values = series(run.drawn, key)
+    if not len(steps):
+        return NOTHING
+    svg = line_chart(title, [Curve(key, steps, values, "accent", held_out=True)])
+    return markup("<figure><h3>{}</h3>{}<p>{}</p></figure>", title, svg, explanation)
 
 
 def _chart(run: Run, title: str, keys: dict[str, str], explanation: str, guide: float | None = None) -> Markup:

@@ -20,6 +20,7 @@ LINES_NEEDED = 30
 SHARE_OF_MARGIN = 0.25
 """A fall that is certain but small beside the margin is how preference losses work; from here on it is told."""
 NORMS_KEPT, NORMS_NEEDED = 50, 10
+TIMES_MORE_OR_LESS = ("saturation", "contrast", "sharpness")
 
 
 class GuardStop(RuntimeError):
@@ -170,7 +171,7 @@ class Watches:
                                 "where the untrained model was")  # fmt: skip
 
     def _drawn(self, measures: Mapping[str, float]) -> Iterator[Event]:
-        for name in ("diversity", "saturation"):
+        for name in ("diversity", *TIMES_MORE_OR_LESS):
             value = _number(measures, name)
             if value is None:
                 continue
@@ -180,9 +181,31 @@ class Watches:
             before = f"before the first step it was {start:.3g}"
             if name == "diversity" and value < limit * start:
                 yield self._bad(name, f"diversity on the fixed prompts is {value:.3g}, below {limit:g} of it: {before}")
-            if name == "saturation" and not start / limit <= value <= start * limit:
-                yield self._bad(name, f"saturation on the fixed prompts is {value:.3g}; {before}, and {limit:g} times "
+            if name in TIMES_MORE_OR_LESS and not start / limit <= value <= start * limit:
+                yield self._bad(name, f"{name} on the fixed prompts is {value:.3g}; {before}, and {limit:g} times "
                                 "more or less is the limit")  # fmt: skip
+        yield from self._rewards(measures)
+
+    def _rewards(self, measures: Mapping[str, float]) -> Iterator[Event]:
+        held_out, proxy = _number(measures, "held_out_reward"), _number(measures, "proxy_reward")
+        if held_out is None:
+            return
+        start, limit = self.start.setdefault("held_out_reward", held_out), self.guard and self.guard.held_out_reward
+        if limit and start - held_out > limit:
+            yield self._bad("held_out_reward", f"the held-out reward of the fixed prompts is {held_out:.4g}, more than "
+                            f"{limit:g} below {start:.4g}, where the untrained model was")  # fmt: skip
+        if proxy is None:
+            return
+        best = self.start.get("best_held_out_reward")
+        if best is None or held_out > best:
+            self.start |= {"best_held_out_reward": held_out, "proxy_reward_at_best": proxy}
+            return
+        then, limit = self.start["proxy_reward_at_best"], self.guard and self.guard.over_optimisation
+        if limit and best - held_out > limit and proxy > then:
+            yield self._bad("over_optimisation", f"on the fixed prompts the held-out reward is {held_out:.4g}, more "
+                            f"than {limit:g} below its best, {best:.4g}, while the proxy rose from {then:.4g} to "
+                            f"{proxy:.4g}: what still grows is what the proxy rewards and nobody else; use an earlier "
+                            "checkpoint, a larger beta or fewer steps")  # fmt: skip
 
     def _bad(self, name: str, what: str) -> Event:
         assert self.guard is not None

@@ -29,6 +29,7 @@ from mmalign.training.image_reference import set_up_denoiser
 from mmalign.training.image_rows import ImageBatch, ImageRow, ImageRows, collate
 from mmalign.training.image_scores import with_kept_scores
 from mmalign.training.order import Layout
+from mmalign.training.picture_rewards import PictureRewards
 from mmalign.training.task import TRAIN, RowKey
 from mmalign.types import Batch, Scores
 
@@ -59,6 +60,7 @@ class ImageTask:
         self._difficulty: NDArray[np.float64] | None = None
         self._picture_prompts: PromptEmbeddings | None = None
         self._picture_measures: dict[str, float] = {}
+        self._picture_rewards: PictureRewards | None = None
 
     @classmethod
     def from_config(cls, config: Config, data: ImageData | None = None) -> "ImageTask":
@@ -70,8 +72,10 @@ class ImageTask:
         if curriculum is not None:
             difficulty = difficulties(data.tables[TRAIN], curriculum.by)
             check_difficulty(difficulty, curriculum)
+        rewards = PictureRewards.of(config.evaluation.pictures)
         without = parts_not_needed(config, data, objective.branches)
         task = cls(config, data, load_components(config.model, without=without), objective)
+        task._picture_rewards = rewards
         task._difficulty = difficulty
         return task
 
@@ -145,10 +149,12 @@ class ImageTask:
                 size=self._config.data.resolution,
             )
         self._picture_measures = picture_measures(pictures)
+        if self._picture_rewards is not None:
+            self._picture_measures |= self._picture_rewards.mean(settings.prompts, pictures)
         return grid([pictures], column_labels=settings.prompts)
 
     def picture_measures(self) -> dict[str, float]:
-        """Diversity and saturation of the pictures drawn last; empty before the first."""
+        """Diversity, saturation, ... and rewards of the pictures drawn last; empty before the first."""
         return self._picture_measures
 
     def export(self, policy: nn.Module, folder: Path, results: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ class MeasuresPictures(Protocol):
     """A task that can tell in numbers what its pictures are like."""
 
     def picture_measures(self) -> Mapping[str, float]:
-        """Of what :meth:`Task.pictures` drew last, by name: ``diversity`` and ``saturation`` are watched by a guard."""
+        """Of what :meth:`Task.pictures` drew last, by name: those that a guard names are watched."""
         ...
 
 

@@ -85,9 +85,9 @@ def test_a_score_file_is_judged_like_a_model(tmp_path, capsys):
     for index in range(6):
         for side, value in (("good", 0.5 + index), ("bad", 0.2)):
             Image.new("RGB", (8, 8), (index * 20, 0, 0)).save(tmp_path / f"{side}{index}.png")
-            scores.append({"prompt": f"p{index}", "image": f"{side}{index}.png", "score": value, "reward": "mine"})
+            scores.append({"image": f"{side}{index}.png", "prompt": f"p{index}", "mine": value, "error": None})
         rows.append({"prompt": f"p{index}", "chosen": f"good{index}.png", "rejected": f"bad{index}.png"})
-    scores[1]["score"] = 9.0  # wrong about the first
+    scores[1]["mine"] = 9.0  # wrong about the first
     for name, lines in (("rows.jsonl", rows), ("scores.jsonl", scores)):
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     line = ["evaluate", "reward", "--scores", tmp_path / "scores.jsonl", "--data", tmp_path / "rows.jsonl"]
@@ -104,7 +104,7 @@ def test_a_score_file_is_judged_like_a_model(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--threshold", "0.1"], "give either --reward NAME or --scores FILE"),
+        (["--threshold", "0.1"], "give --reward NAME or --scores FILE"),
         (["--reward", "oracle", "--rule", "micro"], "there is no rule 'micro'"),
         (["--reward", "oracle", "--rule", "hpdv2", "--threshold", "0.1"], "--threshold would be ignored"),
         (["--reward", "oracle", "--rule", "pickapic"], "--rule pickapic needs --validation DATA, or --threshold"),
@@ -115,3 +115,28 @@ def test_mistakes_are_told_before_any_work(pairs, tmp_path, capsys, arguments, t
     assert main(["evaluate", "reward", "--data", str(pairs[0]), "--out", str(tmp_path / "o"), *arguments]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_what_mmalign_score_writes_is_read(pairs, tmp_path, capsys):
+    """Pictures scored in their folder, judged by a table beside it: the same number as scoring while judging."""
+    data = tmp_path / "data"
+    assert main(["data", "convert", str(pairs[0]), "--to", "images", "--out", str(data)]) == 0
+    rows = [json.loads(line) for line in (data / "rows.jsonl").read_text().splitlines()]
+    prompts = [
+        {"image": row[side], "prompt": row["prompt"]}
+        for row in rows
+        for side in ("chosen", "rejected", "image_0", "image_1")
+        if side in row
+    ]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in prompts))
+    scores, table = tmp_path / "scores.parquet", str(data / "rows.jsonl")
+    line = ["score", "--reward", "oracle", "--images", str(data), "--prompts", str(tmp_path / "prompts.jsonl")]
+    assert main([*line, "--out", str(scores)]) == 0, capsys.readouterr().err
+    line = ["evaluate", "reward", "--data", table, "--out"]
+    assert main([*line, str(tmp_path / "a"), "--scores", str(scores)]) == 0, capsys.readouterr().err
+    assert main([*line, str(tmp_path / "b"), "--reward", "oracle"]) == 0
+    a, b = (json.loads((tmp_path / name / "results.json").read_text()) for name in "ab")
+    assert a["accuracies"] == b["accuracies"]
+    assert (a["reward"], a["version"], a["scale"]) == (b["reward"], b["version"], b["scale"])
+    assert main([*line, str(tmp_path / "c"), "--scores", str(scores), "--reward", "clipscore"]) == 2
+    assert "has no scores of 'clipscore'; it has oracle" in capsys.readouterr().err

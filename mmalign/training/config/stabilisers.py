@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mmalign.training.config.evaluation import EvaluationConfig
+from mmalign.training.config.evaluation import EvaluationConfig, PicturesConfig
 from mmalign.training.config.section import Section
 
 ON_HELD_OUT = ("held_out_loss", "held_out_accuracy")
-ON_PICTURES = ("diversity", "saturation")
+ON_PICTURES = ("diversity", "saturation", "contrast", "sharpness", "held_out_reward", "over_optimisation")
 WATCHED = (*ON_HELD_OUT, "grad_norm", "logratio", *ON_PICTURES)
 
 
@@ -38,7 +38,10 @@ class GuardConfig(Section):
     ``held_out_loss``: above that of the untrained model by more than this. ``held_out_accuracy``: below it by more than
     this. ``grad_norm``: larger than this many times the median of the lines before. ``logratio``: chosen or rejected
     log-ratio further from 0 than this. ``diversity``: the pictures' mean distance from each other below this share of
-    what it was before the first step. ``saturation``: mean colourfulness that many times larger or smaller.
+    what it was before the first step. ``saturation``, ``contrast``, ``sharpness``: that many times larger or smaller.
+    ``held_out_reward``: mean of ``evaluation.pictures.held_out_reward`` below that of the untrained model by more than
+    this. ``over_optimisation``: below its own best by more than this while ``proxy_reward`` is higher than it was then.
+    Both in units of the held-out reward: choose them above its noise over as few pictures as there are.
     """
 
     action: Literal["stop", "warn"] = "stop"
@@ -48,6 +51,10 @@ class GuardConfig(Section):
     logratio: float | None = Field(default=None, gt=0)
     diversity: float | None = Field(default=None, gt=0, lt=1)
     saturation: float | None = Field(default=None, gt=1)
+    contrast: float | None = Field(default=None, gt=1)
+    sharpness: float | None = Field(default=None, gt=1)
+    held_out_reward: float | None = Field(default=None, gt=0)
+    over_optimisation: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _watches_something(self) -> "GuardConfig":
@@ -75,4 +82,16 @@ def stabiliser_problems(
         problems += [f"training.guard.{name} needs evaluation.pictures" for name in ON_PICTURES if getattr(guard, name)]
     elif guard.diversity and len(evaluation.pictures.prompts) < 2:
         problems.append("training.guard.diversity compares pictures: evaluation.pictures.prompts needs two or more")
+    if evaluation.pictures is not None:
+        problems += _reward_problems(guard, evaluation.pictures)
     return problems
+
+
+def _reward_problems(guard: GuardConfig, pictures: PicturesConfig) -> list[str]:
+    needs = {"held_out_reward": ("held_out_reward",), "over_optimisation": ("held_out_reward", "proxy_reward")}
+    return [
+        f"training.guard.{watch} needs evaluation.pictures.{name}"
+        for watch, names in needs.items()
+        for name in names
+        if getattr(guard, watch) is not None and getattr(pictures, name) is None
+    ]
