@@ -1,7 +1,7 @@
 """Vision-language models: log-probs of responses, with prompt and pictures computed once for all that share them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -25,7 +25,7 @@ from mmalign.adapters.vlm_layout import Layout, lay_out
 from mmalign.references import Reference, policy_and_reference
 from mmalign.types import CHOSEN, REJECTED, BranchScores, Scores
 
-Pack = Literal["auto", "always", "never"]
+PACK = ("auto", "always", "never")
 FLEX_MULTIPLE = 128
 
 
@@ -41,9 +41,9 @@ class VLMAdapter:
     several prompts (fewer padding tokens; with a dense mask the cost grows with the square of the length).
     """
 
-    def __init__(self, pack: Pack = "auto", *, row_tokens: int | None = None) -> None:
-        if pack not in get_args(Pack):
-            raise ValueError(f"pack={pack!r} is unknown; choose {', '.join(get_args(Pack))}")
+    def __init__(self, pack: str = "auto", *, row_tokens: int | None = None) -> None:
+        if pack not in PACK:
+            raise ValueError(f"pack={pack!r} is unknown; choose {', '.join(PACK)}")
         if row_tokens is not None and pack == "never":
             raise ValueError("row_tokens would be ignored with pack='never'; leave it out")
         self.pack, self.row_tokens = pack, row_tokens

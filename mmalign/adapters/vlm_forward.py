@@ -58,7 +58,11 @@ class VLMPolicy(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Run layers a second time in the backward instead of keeping their activations."""
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        settings = {"use_reentrant": False}
+        if hasattr(self.model, "activation_checkpointing_enable"):  # what newer versions of transformers call it
+            self.model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+        else:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
 def response_logps(
@@ -144,6 +148,7 @@ def _mask(model: Any, layout: Layout) -> Any:
 
 
 def _block_mask(layout: Layout) -> Any:
+    """:meth:`Layout.visible` for FlexAttention."""
     group, part, (rows, length) = layout.group, layout.part, layout.group.shape
 
     def keep(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001 - FlexAttention's signature

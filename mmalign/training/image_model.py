@@ -26,6 +26,8 @@ def checked_objective(config: Config) -> Objective:
     No weight is loaded and no picture is read. Sources whose kind of row only their file tells are checked when it is
     opened (``image_data.open_data``).
     """
+    if config.family != "image":
+        raise ValueError(f"this is for image generators, and the recipe has family: {config.family}")
     objective = Objective(config.objective)
     kind = kind_of_rows(config.data)
     if kind is not None:

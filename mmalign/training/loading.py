@@ -33,12 +33,21 @@ def load_config(source: str | Path, overrides: Sequence[str] = (), *, check_file
     mistakes += [mistake for mistake in found if mistake.path not in {known.path for known in mistakes}]
     objective, found = _check_objective(raw.get("objective"))
     mistakes += found
-    mistakes += _check_source(raw.get("data"))
     if check_files:
-        mistakes += _check_path(raw.get("data"), recipe_header(text).get("Data"))
-        mistakes += _check_model(raw.get("model"), config)
-        mistakes += _check_adapter(raw.get("model"))
-        mistakes += _check_reward(raw.get("data"))
+        mistakes += _check_path(raw.get("data"), recipe_header(text).get("Data"), vlm=raw.get("family") == "vlm")
+    if raw.get("family") == "vlm":
+        from mmalign.training.vlm_mistakes import vlm_mistakes
+
+        mistakes += vlm_mistakes(raw, config, objective, check_files=check_files)
+    else:
+        mistakes += _check_source(raw.get("data"))
+        if check_files:
+            mistakes += _check_model(raw.get("model"), config)
+            mistakes += _check_adapter(raw.get("model"))
+            mistakes += _check_reward(raw.get("data"))
+            mistakes += _check_picture_rewards(raw.get("evaluation"))
+        if config is not None and objective is not None:
+            mistakes += _check_image_objective(config, objective)
     if config is not None and objective is not None:
         mistakes += _check_objective_fits(config, objective)
     if mistakes or config is None:
@@ -101,13 +110,13 @@ def _check_source(data: Any) -> list[Mistake]:
     return [Mistake("data.source", problem, source)]
 
 
-def _check_path(data: Any, where_to_get_it: str | None) -> list[Mistake]:
+def _check_path(data: Any, where_to_get_it: str | None, *, vlm: bool = False) -> list[Mistake]:
     path = data.get("path") if isinstance(data, Mapping) else None
     if not isinstance(path, str) or Path(path).expanduser().exists() or glob(path, recursive=True):  # noqa: PTH207
         return []
     from mmalign.data.hub import HUB_SOURCES, is_hub_id
 
-    if data.get("source") in HUB_SOURCES and is_hub_id(path):
+    if (vlm or data.get("source") in HUB_SOURCES) and is_hub_id(path):
         return []  # whether the hub has it turns out when it is opened, still before a weight loads
     here = "" if Path(path).is_absolute() else f" in {Path.cwd()}"
     advice = f". This recipe's data: {where_to_get_it}" if where_to_get_it else ""
@@ -127,6 +136,26 @@ def _check_reward(data: Any) -> list[Mistake]:
         f"is no reward model that is installed here; installed: {', '.join(installed)}.{suggestion(name, installed)}"
     )
     return [Mistake("data.relabel", problem, name)]
+
+
+def _check_picture_rewards(evaluation: Any) -> list[Mistake]:
+    pictures = evaluation.get("pictures") if isinstance(evaluation, Mapping) else None
+    names = ("proxy_reward", "held_out_reward")
+    given = {name: pictures.get(name) for name in names} if isinstance(pictures, Mapping) else {}
+    mistakes = []
+    for name, value in given.items():
+        if not isinstance(value, str):
+            continue
+        from mmalign.rewards import installed_rewards
+
+        installed, is_file = installed_rewards(), value.endswith((".yaml", ".yml"))
+        if is_file and not Path(value).is_file():
+            mistakes.append(Mistake(f"evaluation.pictures.{name}", "there is no such file", value))
+        elif not is_file and value not in installed:
+            told = f"installed: {', '.join(installed)}.{suggestion(value, installed)}"
+            problem = f"is no reward model that is installed here, and no .yaml; {told}"
+            mistakes.append(Mistake(f"evaluation.pictures.{name}", problem, value))
+    return mistakes
 
 
 def _check_adapter(model: Any) -> list[Mistake]:
@@ -157,12 +186,11 @@ def _check_model(model: Any, config: Config | None) -> list[Mistake]:
     return [Mistake(f"model.{setting}", problem, model.get(setting)) for setting, problem in problems]
 
 
-def _check_objective_fits(config: Config, objective: Any) -> list[Mistake]:
-    """Settings that contradict the objective, or that it would ignore."""
+def _check_image_objective(config: Config, objective: Any) -> list[Mistake]:
+    """Settings of image generators that contradict the objective."""
     mistakes = []
     from mmalign.training.image_branches import kind_of_rows, problem_with_rows
 
-    losses = ", ".join(str(term["loss"]) for term in config.objective)
     if config.training.safeguard is not None:
         from mmalign.training.image_model import safeguard_problem
 
@@ -171,6 +199,13 @@ def _check_objective_fits(config: Config, objective: Any) -> list[Mistake]:
     kind = kind_of_rows(config.data)
     if kind is not None and (problem := problem_with_rows(objective, kind)) is not None:
         mistakes.append(Mistake("objective", problem))
+    return mistakes
+
+
+def _check_objective_fits(config: Config, objective: Any) -> list[Mistake]:
+    """Settings that contradict the objective, or that it would ignore."""
+    mistakes = []
+    losses = ", ".join(str(term["loss"]) for term in config.objective)
     if config.data.ties == "soft" and "preference" not in objective.asks:
         problem = f"no term of the objective ({losses}) reads soft labels; use soft_dpo, or data.ties: drop"
         mistakes.append(Mistake("data.ties", problem, "soft"))

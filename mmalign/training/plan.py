@@ -72,7 +72,7 @@ def make_plan(config: Config, data: ImageData, shape: ModelShape, processes: int
     lines = [
         ("model", f"{config.model.name} ({shape.kind}), {'LoRA' if config.model.lora else 'full weights'}"),
         ("trained parameters", f"{shape.trained:,} of {shape.parameters:,}"),
-        ("reference", _REFERENCES[kind]),
+        ("reference", REFERENCES[kind]),
         ("data", data.report),
         ("rows", f"{rows:,} to train on, {data.size(HELD_OUT):,} held out"),
         *_groups(data, batch),
@@ -91,7 +91,7 @@ def make_plan(config: Config, data: ImageData, shape: ModelShape, processes: int
     return Plan(tuple(lines))
 
 
-_REFERENCES = {
+REFERENCES = {
     "none": "none: the objective needs none",
     "lora_off": "the policy with its LoRA adapters off, no second copy",
     "frozen": "a frozen copy of the weights",

@@ -1,12 +1,13 @@
-"""One run of the image family: check, plan, load, train, report."""
+"""One run: check, plan, load, train, report."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from rich.console import Console
 
-from mmalign.losses import Objective
 from mmalign.report import write_report
 from mmalign.training.config import Config
 from mmalign.training.failures import out_of_memory_explained
@@ -21,9 +22,10 @@ from mmalign.training.image_data import (
 )
 from mmalign.training.image_model import checked_objective
 from mmalign.training.images import ImageTask
-from mmalign.training.plan import make_plan, shape_of_model
+from mmalign.training.plan import Plan, make_plan, shape_of_model
 from mmalign.training.processes import main_process_first, processes_started
 from mmalign.training.strategy import check_packages, check_strategy
+from mmalign.training.task import Task
 from mmalign.training.trainer import Trainer
 
 
@@ -36,23 +38,76 @@ class RunResult:
     stopped_early: bool
 
 
+class RunOfFamily(Protocol):
+    """One family's part of a run. Making it checks what needs no data and no weights."""
+
+    def head(self) -> Any:
+        """The rows without a look at every picture: for a plan, not for training."""
+        ...
+
+    def open(self) -> Any:
+        """The rows, with ``fingerprint``, ``report`` and ``tables``."""
+        ...
+
+    def plan(self, data: Any, processes: int) -> Any:
+        """What will be done, to print."""
+        ...
+
+    def task(self, data: Any) -> Task:
+        """Load the weights."""
+        ...
+
+
+class ImageRun:
+    """A run of an image generator."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.objective = config, checked_objective(config)
+        self.shape = shape_of_model(config)
+
+    def head(self) -> ImageData:
+        """Rows of which only the first is decoded."""
+        return open_head(self.config, self.objective)
+
+    def open(self) -> ImageData:
+        """Rows whose pictures were decoded as ``data.verify`` says."""
+        return open_data(self.config, self.objective, record=checks_folder(self.config))
+
+    def plan(self, data: ImageData, processes: int) -> Plan:
+        """The table of ``--dry-run``."""
+        return make_plan(self.config, data, self.shape, processes)
+
+    def task(self, data: ImageData) -> ImageTask:
+        """The pipeline, ready to be trained."""
+        return ImageTask.from_config(self.config, data)
+
+
+def _vlm_run(config: Config) -> RunOfFamily:
+    from mmalign.training.vlm_run import VLMRun
+
+    return VLMRun(config)
+
+
+FAMILIES: dict[str, Callable[[Config], RunOfFamily]] = {"image": ImageRun, "vlm": _vlm_run}
+
+
 def train(config: Config, *, resume: bool = False, dry_run: bool = False, command: str = "") -> RunResult:
     """Train as ``config`` says, write everything to ``config.output``; ``dry_run`` shows the plan and writes nothing.
 
     Everything that can be wrong is looked at before the weights are loaded: objective, timesteps, optimizer, every
     picture, the shape of the model. ``command``: how the run was started, for its records.
     """
-    objective, folder, console = checked_objective(config), Path(config.output), Console(quiet=not _is_main())
+    folder, console = Path(config.output), Console(quiet=not _is_main())
+    family = FAMILIES[config.family](config)
     check_packages(config)
     check_strategy(config)
-    shape = shape_of_model(config)
     if dry_run:
-        console.print(make_plan(config, open_head(config, objective), shape, processes_started()))
+        console.print(family.plan(family.head(), processes_started()))
         return RunResult(folder, None, stopped_early=False)
-    data = _open_data(config, objective, folder, resume=resume)
-    console.print(make_plan(config, data, shape, processes_started()))
+    data = _open_data(family, folder, resume=resume)
+    console.print(family.plan(data, processes_started()))
     with out_of_memory_explained(config):
-        task = ImageTask.from_config(config, data)
+        task = family.task(data)
         try:
             result = Trainer(config, task, folder=folder, command=command, console=console).fit(resume=resume)
         except GuardStop:
@@ -63,9 +118,9 @@ def train(config: Config, *, resume: bool = False, dry_run: bool = False, comman
     return RunResult(folder, report, result.stopped_early)
 
 
-def _open_data(config: Config, objective: Objective, folder: Path, *, resume: bool) -> ImageData:
+def _open_data(family: RunOfFamily, folder: Path, *, resume: bool) -> Any:
     with main_process_first():  # it records what it found, which the others then read
-        data = open_data(config, objective, record=checks_folder(config))
+        data = family.open()
     if resume:
         check_same_data(folder, data)
     if _is_main():

@@ -19,6 +19,7 @@ from mmalign.training.config.reference import ReferenceConfig
 from mmalign.training.config.section import Section
 from mmalign.training.config.stabilisers import CurriculumConfig, GuardConfig, SafeguardConfig, stabiliser_problems
 from mmalign.training.config.trained import precision_problems, reference_problems
+from mmalign.training.config.vlm import Family, VLMConfig, family_problems
 
 __all__ = [
     "BucketsConfig",
@@ -37,19 +38,29 @@ __all__ = [
     "Section",
     "TimestepConfig",
     "TrainingConfig",
+    "VLMConfig",
 ]
 
 
 class Config(Section):
-    """One run."""
+    """One run. ``family``: image generators, or vision-language models, which have the section ``vlm``."""
 
+    family: Family = "image"
     model: ModelConfig
     reference: ReferenceConfig = Field(default_factory=ReferenceConfig)
     data: DataConfig
     objective: list[dict[str, Any]] = Field(..., min_length=1)
     training: TrainingConfig
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    vlm: VLMConfig | None = None
     output: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_vlm_has_its_section(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("family") == "vlm" and value.get("vlm") is None:
+            return {**value, "vlm": {}}
+        return value
 
     @field_validator("objective")
     @classmethod
@@ -77,6 +88,8 @@ class Config(Section):
             problems.append("training.warmup_steps must be smaller than training.steps")
         training = self.training
         problems += stabiliser_problems(training.steps, training.curriculum, training.guard, evaluation)
+        sections = {"model": self.model, "data": data, "training": training, "evaluation": evaluation}
+        problems += family_problems(self.family, self.vlm, sections, self.reference.kind)
         if problems:
             raise ValueError("\n".join(problems))
         return self

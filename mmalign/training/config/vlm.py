@@ -1,0 +1,124 @@
+"""``vlm:`` what only vision-language models have; and the settings that only image generators have."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mmalign.training.config.data import DataConfig
+from mmalign.training.config.evaluation import EvaluationConfig
+from mmalign.training.config.loop import TrainingConfig
+from mmalign.training.config.model import LoRAConfig, ModelConfig
+from mmalign.training.config.section import Section
+
+Family = Literal["image", "vlm"]
+
+
+class VLMConfig(Section):
+    """How pairs of responses are scored and what of the model is trained.
+
+    ``pack``: chosen and rejected behind one copy of prompt and pictures (``always``), each behind its own (``never``),
+    or packed wherever that is exact (``auto``). ``row_tokens``: rows of up to so many tokens may hold several prompts.
+    ``max_length``: tokens of prompt, pictures and one response; a response is cut to fit, a prompt with its pictures
+    never is, so a row that leaves no room for a response is left out and named. ``freeze``: ``vision`` trains the
+    language model alone, ``tower`` the projector too, ``none`` everything; LoRA goes only where that allows.
+    ``attention``: flex_attention skips what packed responses must not see; flash_attention_2 takes no such mask.
+
+    ``corruptions``: name behind the @ of a branch -> parameters of that corruption, ``corruption`` among them where the
+    name is another: ``{strong: {corruption: noise, step: 800}}`` for ``chosen@strong``.
+    """
+
+    pack: Literal["auto", "always", "never"] = "auto"
+    row_tokens: int | None = Field(default=None, ge=1)
+    max_length: int = Field(default=2048, ge=2)
+    freeze: Literal["vision", "tower", "none"] = "vision"
+    attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2"] = "sdpa"
+    corruptions: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _no_setting_is_ignored(self) -> "VLMConfig":
+        problems = []
+        if self.row_tokens is not None and self.pack == "never":
+            problems.append("vlm.row_tokens would be ignored with vlm.pack: never; leave it out")
+        if self.attention == "flash_attention_2" and self.pack == "always":
+            problems.append("vlm.pack: always needs an attention mask of its own; take vlm.attention=flex_attention")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+# Section -> its settings that mean nothing for a vision-language model, or that it does not have yet.
+_IMAGE_ONLY: dict[str, tuple[type[Section], tuple[str, ...]]] = {
+    "model": (
+        ModelConfig,
+        (
+            "adapter",
+            "config",
+            "variant",
+            "vae",
+            "vae_dtype",
+            "drop",
+            "quantize",
+            "offload",
+            "max_sequence_length",
+            "guidance",
+        ),
+    ),
+    "data": (
+        DataConfig,
+        (
+            "mixed",
+            "resolution",
+            "crop",
+            "flip",
+            "caption_dropout",
+            "relabel",
+            "buckets",
+            "shuffle",
+            "shuffle_window",
+            "cache",
+            "cache_folder",
+            "cache_latents",
+            "cache_dtype",
+        ),
+    ),
+    "training": (TrainingConfig, ("timesteps", "safeguard", "curriculum", "compile")),
+    "evaluation": (EvaluationConfig, ("pictures", "timestep_bins")),
+}
+LANGUAGE_LAYERS = "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]"
+
+
+def family_problems(family: Family, vlm: VLMConfig | None, sections: dict[str, Section], reference: str) -> list[str]:
+    """Settings that belong to the other family; ``sections`` by name, ``reference`` its kind."""
+    if family == "image":
+        return ["vlm: would be ignored by family: image; leave it out, or set family: vlm"] if vlm is not None else []
+    problems = []
+    for name, (schema, settings) in _IMAGE_ONLY.items():
+        for setting in settings:
+            if getattr(sections[name], setting) != schema.model_fields[setting].get_default(call_default_factory=True):
+                problems.append(
+                    f"{name}.{setting} is for image generators and is not read for family: vlm; leave it out"
+                )
+    model, training = sections["model"], sections["training"]
+    assert isinstance(model, ModelConfig)
+    assert isinstance(training, TrainingConfig)
+    lora = model.lora
+    if lora is not None and lora.targets == LoRAConfig.model_fields["targets"].default:
+        problems.append(
+            f"model.lora.targets: {', '.join(lora.targets)} are layers of image generators; name those of the language "
+            f"model, such as {LANGUAGE_LAYERS}"
+        )
+    if lora is not None and lora.dropout:
+        problems.append(
+            f"model.lora.dropout: {lora.dropout:g} would make policy and reference differ before the first step, and "
+            "give responses that share a prompt one mask; set it to 0"
+        )
+    if lora is not None and lora.train_also:
+        problems.append(
+            "model.lora.train_also is not there for family: vlm; give the projector a LoRA with vlm.freeze: tower, or "
+            "train all weights with model.lora: null"
+        )
+    if training.strategy in ("fsdp", "deepspeed"):
+        problems.append(f"training.strategy: {training.strategy} was not tried with family: vlm; use ddp or single")
+    if reference == "cached":
+        problems.append("reference: cached is for image generators; use auto")
+    return problems

@@ -1,0 +1,78 @@
+"""Tokenizers and processors of tiny vision-language models, and whole folders with them; tokens are characters."""
+
+import string
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.decoders import Fuse
+
+from tests.vlm.tiny_vlms import PINPOINTS, SIDE, tiny_vlm
+
+IMAGE_MARK = {"qwen": "<|image_pad|>"}
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message['role'].upper() + ': ' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}IMAGE\n"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ END }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}"
+)
+
+
+def tiny_tokenizer(kind: str = "llava") -> Any:
+    """One token per character of printable ASCII after eight special ones, whose ids are those of ``tiny_vlms``."""
+    qwen = kind.startswith("qwen")
+    image, video = ("<|image_pad|>", "<|video_pad|>") if qwen else ("<image>", "<video>")
+    special = ["<pad>", "<s>", "</s>", "<unk>", image, video, "<|vision_start|>", "<|vision_end|>"]
+    letters = [letter for letter in string.printable if letter not in "\r\x0b\x0c"]
+    vocabulary = {token: number for number, token in enumerate([*special, *letters])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    inner.decoder = Fuse()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=special[4:],
+    )
+
+
+def template(image: str, *, ends: bool = True) -> str:
+    """A chat template; ``ends``: turns end with the end token and a line break, as Qwen's do."""
+    return TEMPLATE.replace("IMAGE", image).replace("{{ END }}", "{{ eos_token + '\n' }}" if ends else "{{ ' ' }}")
+
+
+def tiny_processor(kind: str, *, ends: bool = True) -> Any:
+    tokenizer = tiny_tokenizer(kind)
+    if kind in ("llava", "llava_next"):
+        pictures: Any = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+        given = {
+            "tokenizer": tokenizer,
+            "patch_size": 7,
+            "vision_feature_select_strategy": "default",
+            "image_token": "<image>",
+            "num_additional_image_tokens": 1,
+            "chat_template": template("<image>", ends=ends),
+        }
+        if kind == "llava":
+            return transformers.LlavaProcessor(transformers.CLIPImageProcessor(**pictures), **given)
+        slow = transformers.LlavaNextImageProcessor(**pictures, image_grid_pinpoints=PINPOINTS)
+        return transformers.LlavaNextProcessor(slow, **given)
+    patches: Any = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+    return transformers.Qwen2_5_VLProcessor(
+        transformers.Qwen2VLImageProcessor(**patches, min_pixels=8 * 8, max_pixels=40 * 40),
+        tokenizer,
+        transformers.Qwen2VLVideoProcessor(**patches),
+        chat_template=template("<|vision_start|><|image_pad|><|vision_end|>", ends=ends),
+    )
+
+
+def save_tiny_vlm(folder: Path, kind: str = "llava", *, seed: int = 0, ends: bool = True) -> Path:
+    """A normal ``save_pretrained`` folder with weights in float32 and a processor."""
+    tiny_vlm(kind, seed=seed, dtype=torch.float32).save_pretrained(folder)
+    tiny_processor(kind, ends=ends).save_pretrained(folder)
+    return folder
