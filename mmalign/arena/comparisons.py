@@ -8,13 +8,14 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from mmalign.arena.hold_out import HoldOut
 from mmalign.arena.types import Vote
 
 FIRST, SECOND, TIE = 0, 1, 2
 # Reason of leaving a vote out -> what it means.
 REASONS: dict[str, str] = {
     "exported": "were exported for training",
-    "trained prompt": "are on prompts that are not held out from training",
+    "not held out": "are on prompts, or by voters, that are not held out from training",
     "catch": "are on catch pairs",
     "one player": "compare a player with itself",
     "unsaid": "do not say which is better",
@@ -28,7 +29,7 @@ class Comparisons:
 
     ``outcome``: 0 first won, 1 second won, 2 tie. ``user``: index of the voter among ``users`` voters. ``left``: +1
     where first stood left, -1 where it stood right, 0 where there is no left and right (rankings). ``tie_offered``:
-    False for pairs out of a ranking, where no tie could be said. ``vote``: which vote a comparison comes from.
+    False for pairs out of a ranking, where no tie could be said. ``vote``: number of the vote it comes from, ascending.
     ``covariates``: name -> first minus second. ``left_out``: reason -> number of votes. ``rankings``: number of
     rankings that were decomposed.
     """
@@ -68,14 +69,14 @@ class Comparisons:
         arrays = {name: np.ascontiguousarray(array, dtype=np.int64) for name, array in integers.items()}
         floats = {name: np.ascontiguousarray(x, dtype=np.float64) for name, x in (covariates or {}).items()}
         _check(tuple(players), arrays, floats, n)
-        voters, numbered = np.unique(arrays["user"], return_inverse=True)
+        numbered, users = _numbered(arrays["user"])
         return cls(
             players=tuple(players),
             first=arrays["first"],
             second=arrays["second"],
             outcome=arrays["outcome"],
             user=numbered,
-            users=len(voters),
+            users=users,
             left=arrays["left"],
             tie_offered=np.ones(n, dtype=bool),
             vote=np.arange(n),
@@ -84,15 +85,20 @@ class Comparisons:
 
 
 def comparisons_of(
-    votes: Iterable[Vote], *, style: Mapping[str, Mapping[str, float]] | None = None, exported: bool = False
+    votes: Iterable[Vote],
+    *,
+    style: Mapping[str, Mapping[str, float]] | None = None,
+    exported: bool = False,
+    hold_out: HoldOut | None = None,
 ) -> Comparisons:
     """The comparisons in ``votes``.
 
     A ranking of k becomes its k(k-1)/2 pairs ("full breaking", which estimates Plackett-Luce strengths consistently;
     the pairs of a vote are not independent, so errors are clustered by voter). Votes on catch pairs, of one player with
     itself, without a relative judgement, and ties that call every side bad are left out and counted; so are exported
-    ones unless ``exported``. ``style``: SHA-256 of a picture -> its measures (see ``measure_style``), all with one set
-    of names; they become covariates. Raises ValueError for a picture that ``style`` lacks.
+    ones unless ``exported``, and with ``hold_out`` those that it does not hold. ``style``: SHA-256 of a picture -> its
+    measures (see ``measure_style``), all with one set of names; they become covariates. Raises ValueError for a picture
+    that ``style`` lacks.
     """
     players: dict[str, int] = {}
     voters: dict[str, int] = {}
@@ -103,6 +109,8 @@ def comparisons_of(
     rankings = number = 0
     for vote in votes:
         reason = why_left_out(vote, exported)
+        if reason is None and hold_out is not None and not hold_out.holds(vote):
+            reason = "not held out"
         sides = vote.battle.shown
         ids = [players.setdefault(side.player, len(players)) for side in sides]
         if reason is not None:
@@ -159,6 +167,15 @@ def _pairs(vote: Vote) -> list[tuple[int, int, int]]:
     if ballot.ranking is not None:
         return [(better, worse, FIRST) for better, worse in combinations(ballot.ranking, 2)]
     return [(0, 1, {"left": FIRST, "right": SECOND, "tie": TIE}[str(ballot.better)])]
+
+
+def _numbered(user: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """Voters numbered without gaps, and how many there are."""
+    if len(user) and user.max() < 4 * len(user):  # a table instead of a sort
+        there = np.bincount(user) > 0
+        return (np.cumsum(there) - 1)[user], int(there.sum())
+    distinct, numbered = np.unique(user, return_inverse=True)
+    return numbered, len(distinct)
 
 
 def _difference(

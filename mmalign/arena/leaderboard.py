@@ -12,6 +12,7 @@ from mmalign.arena.checks import check_integer, check_number
 from mmalign.arena.comparisons import Comparisons, comparisons_of
 from mmalign.arena.davidson import RIDGE, Design, Fit, design_of, fit
 from mmalign.arena.graph import components, strong_components, tables
+from mmalign.arena.hold_out import HoldOut
 from mmalign.arena.notes import notes_of
 from mmalign.arena.types import Vote
 from mmalign.arena.uncertainty import bootstrap, sandwich, t_quantile
@@ -47,6 +48,7 @@ def leaderboard(
     style: Mapping[str, Mapping[str, float]] | None = None,
     position: bool = True,
     exported: bool = False,
+    hold_out: HoldOut | None = None,
     ridge: float = RIDGE,
     interval: IntervalKind = "sandwich",
     level: float = 0.95,
@@ -57,8 +59,9 @@ def leaderboard(
 
     ``style`` adds what ``measure_style`` measured as covariates, ``position`` the advantage of the left side; an effect
     that the votes cannot tell from the models is left out and noted. ``exported=True`` counts votes that were exported
-    for training too. ``interval``: "sandwich" (Student's t with voters - 1 degrees of freedom) or "bootstrap"
-    (``draws`` refits to voters drawn with ``seed``, percentiles). Raises ValueError where no comparison is left.
+    for training too, ``hold_out`` restricts the board to what it holds. ``interval``: "sandwich" (Student's t with
+    voters - 1 degrees of freedom) or "bootstrap" (``draws`` refits to voters drawn with ``seed``, percentiles). Raises
+    ValueError where no comparison is left.
     """
     check_number("ridge", ridge, low=1e-9)
     check_number("level", level, low=0.5, high=0.999)
@@ -66,11 +69,11 @@ def leaderboard(
     if interval not in get_args(IntervalKind):
         raise ValueError(f"interval={interval!r} must be one of {', '.join(get_args(IntervalKind))}")
     if isinstance(votes, Comparisons):
-        if style is not None or exported:
-            raise ValueError("style and exported are settings of comparisons_of(votes, ...); pass them there")
+        if style is not None or exported or hold_out is not None:
+            raise ValueError("style, exported and hold_out belong to comparisons_of(votes, ...); pass them there")
         data = votes
     else:
-        data = comparisons_of(votes, style=style, exported=exported)
+        data = comparisons_of(votes, style=style, exported=exported, hold_out=hold_out)
     if not len(data):
         out = ", ".join(f"{number} {reason}" for reason, number in data.left_out.items()) or "there are no votes"
         raise ValueError(f"no vote compares two players ({out}); a board needs at least one")
@@ -128,9 +131,9 @@ def _board(
         style=tuple(effect for effect in effects if effect.name != "position"),
         tie_probability=float(nu / (2 + nu)) if design.with_ties else None,
         top_two=_top_two(data.players, standings, spread, design.size),
-        votes=len(np.unique(data.vote)),
+        votes=int((np.diff(data.vote) != 0).sum()) + 1,
         comparisons=len(data),
-        voters=len(np.unique(data.user)),
+        voters=data.users,
         left_out=dict(data.left_out),
         interval=interval,
         level=spread.level,

@@ -6,10 +6,11 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmalign.arena import checks, keys, schema
 from mmalign.arena.rows import CHUNK, battle_of, battle_values, side_values, vote_of
@@ -119,18 +120,20 @@ class VoteStore:
                 for row in rows:
                     yield battle_of(row, _sides(connection, row[0]))
 
-    def votes(self) -> Iterator[Vote]:
-        """Every vote in the order of arrival, with its battle, as of now."""
+    def votes(self, voter: str | None = None) -> Iterator[Vote]:
+        """Every vote, or those of ``voter``, in the order of arrival, with its battle, as of now."""
+        condition, values = ("", ()) if voter is None else ("WHERE v.voter = ? ", (self.pseudonym(voter),))
         with self._reading() as connection:
             marked = {receipt for (receipt,) in connection.execute("SELECT DISTINCT receipt FROM exported")}
             cursor = connection.execute(
                 "SELECT v.receipt, v.voter, v.at, v.ballot, b.* FROM votes v JOIN battles b ON b.id = v.battle "
-                "ORDER BY v.number"
+                f"{condition}ORDER BY v.number",
+                values,
             )
             while rows := cursor.fetchmany(CHUNK):
-                for receipt, voter, at, ballot, *row in rows:
+                for receipt, name, at, ballot, *row in rows:
                     battle = battle_of(row, _sides(connection, row[0]))
-                    yield vote_of(Receipt(receipt, row[0], voter, at), battle, ballot, receipt in marked)
+                    yield vote_of(Receipt(receipt, row[0], name, at), battle, ballot, receipt in marked)
 
     def counts(self) -> dict[str, int]:
         """Number of battles, votes, voters and exported votes."""
@@ -166,11 +169,19 @@ class VoteStore:
             raise RuntimeError("the votes are deleted, but a long reader keeps the old log on disk; forget once more")
         return Forgotten(votes, tuple(file for (file,) in files))
 
-    def mark_exported(self, receipts: Sequence[tuple[str, str]], *, form: str, file: str | Path) -> str:
+    def mark_exported(
+        self,
+        receipts: Sequence[tuple[str, str]],
+        *,
+        form: str,
+        file: str | Path,
+        settings: Mapping[str, Any] | None = None,
+    ) -> str:
         """Note that the votes (receipt, voter) went into ``file``, all or none; gives the export's id."""
         identity = secrets.token_urlsafe(9)
         with self._writing() as connection:
-            connection.execute("INSERT INTO exports VALUES (?, ?, ?, ?)", (identity, self._clock(), form, str(file)))
+            values = (identity, self._clock(), form, str(file), json.dumps(settings or {}))
+            connection.execute("INSERT INTO exports VALUES (?, ?, ?, ?, ?)", values)
             for receipt, voter in receipts:
                 known = connection.execute("SELECT voter FROM votes WHERE receipt = ?", (receipt,)).fetchone()
                 if known != (voter,):
@@ -179,6 +190,12 @@ class VoteStore:
                 "INSERT INTO exported VALUES (?, ?, ?)", [(receipt, identity, voter) for receipt, voter in receipts]
             )
         return identity
+
+    def export_settings(self) -> list[dict[str, Any]]:
+        """The settings of every export, the oldest first."""
+        with self._reading() as connection:
+            rows = connection.execute("SELECT settings FROM exports ORDER BY at, rowid").fetchall()
+        return [json.loads(text) for (text,) in rows]
 
     def pseudonym(self, voter: str) -> str:
         """The text under which ``voter`` is kept."""

@@ -13,7 +13,21 @@ from typing import Annotated
 import typer
 
 import mmalign
-from mmalign.cli import arena, cache, data, doctor, evaluate, export, generate, label, losses, quickstart, recipes, score, train
+from mmalign.cli import (
+    arena,
+    cache,
+    data,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    label,
+    losses,
+    quickstart,
+    recipes,
+    score,
+    train,
+)
 from mmalign.cli.terminal import hush_logs
 
 app = typer.Typer(
