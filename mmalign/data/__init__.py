@@ -13,6 +13,7 @@ from mmalign.data.canonical import open_canonical
 from mmalign.data.canonical_writer import write_canonical
 from mmalign.data.decoding import UnreadableImage, decode
 from mmalign.data.detect import Detected, detect_source
+from mmalign.data.genai_bench import open_genai_bench
 from mmalign.data.hpdv2 import open_hpdv2
 from mmalign.data.imagereward import open_imagereward
 from mmalign.data.images import open_images
@@ -45,6 +46,7 @@ SOURCES: dict[str, Callable[[DataConfig], RowTable]] = {
     "canonical": open_canonical,
     "hpdv2": open_hpdv2,
     "imagereward": open_imagereward,
+    "genai_bench": open_genai_bench,
     "kto_csv": open_kto_csv,
     "pickapic_rankings": open_pickapic_rankings,
     "webdataset": open_webdataset,
@@ -65,6 +67,7 @@ __all__ = [
     "detect_source",
     "open_audio_alpaca",
     "open_canonical",
+    "open_genai_bench",
     "open_hpdv2",
     "open_imagereward",
     "open_images",

@@ -6,7 +6,16 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from mmalign.data import audio_alpaca, canonical, hpdv2, imagereward, kto_csv, pickapic, pickapic_rankings
+from mmalign.data import (
+    audio_alpaca,
+    canonical,
+    genai_bench,
+    hpdv2,
+    imagereward,
+    kto_csv,
+    pickapic,
+    pickapic_rankings,
+)
 from mmalign.data.forms import FORMS
 from mmalign.data.hub import is_hub_id, locate
 from mmalign.data.records import read_array, read_records
@@ -91,6 +100,8 @@ def _of_parquet(shard: Shard) -> Detected:
         return Detected("pickapic_rankings", f"{name} has the columns {', '.join(pickapic_rankings.NEEDED)}")
     if set(imagereward.ROW_KEYS) <= columns and columns & {imagereward.PATH, imagereward.PICTURE}:
         return Detected("imagereward", f"{name} has the columns {', '.join(imagereward.ROW_KEYS)} and a picture")
+    if set(genai_bench.NEEDED) <= columns:
+        return Detected("genai_bench", f"{name} has the columns {', '.join(genai_bench.NEEDED)}")
     if audio_alpaca.is_audio(shard):
         return Detected("audio_alpaca", f"{name} has the columns prompt, chosen and rejected, and they are audio")
     raise ValueError(f"{shard.path}: no source reads its columns {', '.join(_described(schema))}{_KNOWN}")
@@ -140,6 +151,6 @@ def _of_table(path: Path, names: list[str]) -> Detected:
 
 
 _KNOWN = (
-    ". Sources: pickapic (caption, jpg_0, jpg_1, label_0, label_1), canonical, hpdv2, imagereward, kto_csv, "
-    "pickapic_rankings, webdataset, and images for a .jsonl or .csv of your own (prompt, chosen, rejected)"
+    ". Sources: pickapic (caption, jpg_0, jpg_1, label_0, label_1), canonical, hpdv2, imagereward, genai_bench, "
+    "kto_csv, pickapic_rankings, webdataset, and images for a .jsonl or .csv of your own (prompt, chosen, rejected)"
 )

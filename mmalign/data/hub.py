@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-HUB_SOURCES = ("pickapic", "canonical", "auto")
+HUB_SOURCES = ("pickapic", "canonical", "genai_bench", "auto")
 _FILES = (".parquet", ".json", ".jsonl", ".csv", ".tar")
 
 

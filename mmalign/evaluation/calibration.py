@@ -131,7 +131,8 @@ def _held_out(gaps: Array, truth: Array, owners: np.ndarray, prompts: Sequence[s
     if len(names) < FOLDS:
         return None
     fold_of = np.random.default_rng(seed).permutation(len(names)) % FOLDS
-    folds = fold_of[np.array([names[prompts[owner]] for owner in owners])]
+    prompt_of = np.array([names[prompt] for prompt in prompts])
+    folds = fold_of[prompt_of[owners]]
     scaled, temperatures = np.empty_like(gaps), []
     for fold in range(FOLDS):
         inside = folds == fold

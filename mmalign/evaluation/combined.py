@@ -97,7 +97,8 @@ class CombinedReward:
     """reward = (aggregate of transformed scores + sum_k lambda_k (c_k - at_least_k)) / (1 + sum_k lambda_k).
 
     :meth:`score` never changes what it will answer: running moments and multipliers take in what was scored at
-    :meth:`step`. Before the first step, ``running_z`` uses the moments of the batch itself.
+    :meth:`step`. Before the first step, ``running_z`` uses the moments of the batch itself. ``version`` changes with
+    the settings, the members' versions and everything that is remembered.
     """
 
     prompt_limit: int | None
@@ -118,6 +119,7 @@ class CombinedReward:
         self.scale = f"{config.aggregate} of " + ", ".join(f"{one.reward} ({one.transform})" for one in config.rewards)
         self.licence = "; ".join(f"{name}: {model.licence}" for name, model in self.models.items())
         self.source = "; ".join(f"{name}: {model.source}" for name, model in self.models.items())
+        self.version = self._version()
         self.state_file = None if config.state is None else base / config.state
         if self.state_file is not None and self.state_file.is_file():
             self.load(self.state_file)
@@ -133,12 +135,6 @@ class CombinedReward:
             told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'combined'}: {one['msg']}" for one in error.errors())
             raise ValueError(f"combined reward: {told}") from error
         return cls(config, base=base, find=find)
-
-    @property
-    def version(self) -> str:
-        """Changes with the settings, the members' versions and everything that is remembered."""
-        told = {"config": self.config.model_dump(exclude={"state"}), **self.state_dict()}
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
     def score(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
         """One number per picture; what each model gave waits for :meth:`step`."""
@@ -187,6 +183,7 @@ class CombinedReward:
             elif member.transform == "log_sigmoid":
                 state.baselines = dict(combining.baselines_of(prompts, values, member.baseline_level))
             self.states[member.reward] = state
+        self.version = self._version()
 
     def step(self) -> dict[str, float]:
         """Take in what was scored since the last step: running moments and multipliers. Gives the multipliers."""
@@ -199,6 +196,7 @@ class CombinedReward:
                 mean, old = float(np.mean(self._waiting[one.reward])), self.multipliers[one.reward]
                 self.multipliers[one.reward] = combining.multiplier_step(old, mean, one.at_least, one.rate)
         self._waiting = {name: [] for name in self.models}
+        self.version = self._version()
         return dict(self.multipliers)
 
     def state_dict(self) -> dict[str, Any]:
@@ -241,6 +239,11 @@ class CombinedReward:
             for name, one in state["members"].items()
         }
         self.multipliers = {name: float(value) for name, value in state["multipliers"].items()}
+        self.version = self._version()
+
+    def _version(self) -> str:
+        told = {"config": self.config.model_dump(exclude={"state"}), **self.state_dict()}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
     def _learns(self, name: str) -> bool:
         running = {member.reward for member in self.config.rewards if member.transform == "running_z"}

@@ -32,7 +32,6 @@ class Probe:
 def dimension_probes(groups: Sequence[Judged], *, bootstrap: int = 2000, seed: int = 0) -> list[Probe]:
     """A probe for every dimension that any group has, in the order of their first appearance."""
     names = dict.fromkeys(name for group in groups for name in group.dimensions)
-    draws = {"bootstrap": bootstrap, "seed": seed}
     probes = []
     for name in names:
         having = [group for group in groups if name in group.dimensions]
@@ -46,10 +45,10 @@ def dimension_probes(groups: Sequence[Judged], *, bootstrap: int = 2000, seed: i
         ]
         people = None
         if any(signs(group.labels).any() for group in of_people):
-            people = pairwise_accuracy(of_people, **draws)
+            people = pairwise_accuracy(of_people, bootstrap=bootstrap, seed=seed)
         taus = [tau for one in of_reward if (tau := kendall_tau_b(one.labels, one.scores)) is not None]
         mean = float(np.mean(taus)) if taus else None
-        probes.append(Probe(name, pairwise_accuracy(of_reward, **draws), people, mean))
+        probes.append(Probe(name, pairwise_accuracy(of_reward, bootstrap=bootstrap, seed=seed), people, mean))
     return probes
 
 

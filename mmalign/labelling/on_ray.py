@@ -5,6 +5,7 @@ storage that all nodes see under the same path.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -39,7 +40,8 @@ def score_on_ray(opened: OpenJob, workers: int, progress: Callable[[int], None] 
     A cluster that is running is found through Ray's own means (``RAY_ADDRESS``); else Ray starts one on this machine.
     """
     require_ray()
-    import ray
+    ray: Any = import_module("ray")
+    import_module("ray.data")
 
     missing = [chunk for chunk in opened.records.chunks if not opened.records.has(chunk)]
     if not missing:

@@ -65,8 +65,8 @@ class ScoreFile:
         for row in table:
             found = [self._of(row, image) for image in row.images]
             problem = next((score for score in found if isinstance(score, str)), None)
-            numbers = [score for score in found if not isinstance(score, str)]
-            scores = {} if problem else {self.reward: numbers}
+            numbers: list[float] = [score for score in found if not isinstance(score, str)]
+            scores: dict[str, list[float]] = {} if problem else {self.reward: numbers}
             rows.append(ScoredRow(row.sample_id, scores, problem=problem))
             if progress is not None:
                 progress(1)

@@ -41,6 +41,7 @@ def test_texts(tmp_path, name):
 PARQUET = {
     "pickapic": {"caption": "x", "jpg_0": b"", "jpg_1": b"", "label_0": 1, "label_1": 0},
     "pickapic_rankings": {"prompt": "x", "best_image_uid": "a", "image_1_uid": "a", "image_2_uid": "b"},
+    "genai_bench": {"prompt": "x", "left_image": b"", "right_image": b"", "vote_type": "leftvote"},
     "imagereward": {"prompt_id": "1", "prompt": "x", "rank": 1, "image": b""},
     "audio_alpaca": {
         "prompt": "x",
