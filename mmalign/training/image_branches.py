@@ -33,6 +33,7 @@ _ADVICE: Mapping[RowKind, str] = {
 KIND_OF_SOURCE: Mapping[str, RowKind] = {
     "pickapic": "pair",
     "imagereward": "ranking",
+    "genai_bench": "pair",
     "kto_csv": "unary",
     "pickapic_rankings": "ranking",
 }
