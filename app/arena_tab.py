@@ -116,10 +116,12 @@ def _wire(ctx: Context, ui: dict[str, Any], tab: gr.Tab) -> None:
         return filled(after(ctx, cast(ctx, token, battle, read_ranking, (order, tags, reasons), request)))
 
     def voting(better: str) -> Any:
-        def vote(token: Any, battle: Any, left: Any, right: Any, tags: Any, reasons: Any, request: gr.Request) -> Any:
+        def on_choice(
+            token: Any, battle: Any, left: Any, right: Any, tags: Any, reasons: Any, request: gr.Request
+        ) -> Any:
             return on_vote(better, token, battle, left, right, tags, reasons, request)
 
-        return vote
+        return on_choice
 
     tab.select(on_first, [ui["voter"], ui["mode"], ui["battle"]], outputs, **quiet)
     for name in ("next", "skip"):

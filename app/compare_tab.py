@@ -179,7 +179,8 @@ def _wire(ctx: Context, form: dict[str, Any], buttons: dict[str, Any], shown: di
 
     everything = [*inputs, shown["view"]]
     common: dict[str, Any] = {"fn": on_generate, "inputs": everything}
-    common |= {"concurrency_id": "pictures", "concurrency_limit": 1}
+    # What arrives is checked by this app alone: Gradio's own messages repeat what was sent as it is.
+    common |= {"concurrency_id": "pictures", "concurrency_limit": 1, "preprocess": False}
     results = [shown["key"], shown["index"], *outputs]
     event = buttons["generate"].click(outputs=results, api_name="compare", show_progress_on=shown["summary"], **common)
     events = [event]

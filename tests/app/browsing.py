@@ -1,0 +1,45 @@
+"""What the browser tests share: how Chromium is started, the two sizes, tabs, and screenshots where they are wanted."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--headless=new",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--force-color-profile=srgb",
+]
+SIZES: dict[str, dict[str, Any]] = {
+    "desktop": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"},
+    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True},
+}
+
+
+def open_tab(page: Any, name: str) -> None:
+    """Go to a tab, also where a narrow screen keeps it in the menu of further tabs."""
+    tab = page.get_by_role("tab", name=name, exact=True)
+    if not tab.first.is_visible():
+        page.locator(".overflow-menu button").first.click()
+        page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
+        return
+    tab.first.click()
+
+
+def screenshot(page: Any, name: str, full: bool = True) -> None:
+    """Keep a picture of the page in the folder ``$MMALIGN_SCREENSHOTS``, in 256 colours; nothing where it is not set."""
+    folder = os.environ.get("MMALIGN_SCREENSHOTS")
+    if folder is None:
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    file = Path(folder) / f"{name}-{page.kind}.png"
+    page.wait_for_timeout(600)
+    page.screenshot(path=file, full_page=full)
+    with Image.open(file) as taken:
+        taken.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
