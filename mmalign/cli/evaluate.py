@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from mmalign.cli.evaluate_reward import reward as reward_command
+from mmalign.cli.evaluate_vlm import vlm as vlm_command
 from mmalign.cli.manifest import read_pictures, require_empty, write_pictures
 from mmalign.cli.sampling import Dtype, Sampler, aligned_weights, progress_bars, read_prompts, sample_models
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Measure an aligned model against its base, or a reward model.")
 app.command("reward")(reward_command)
+app.command("vlm")(vlm_command)
 
 
 @app.callback()

@@ -3,12 +3,13 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 DESCRIBE = "Please describe this image in detail."
+NOT_RECORDED = "(the prompt is not recorded)"
 _ID = ("question_id", "id", "image_id")
 _QUESTION = ("query", "text", "question", "prompt")
 _ANSWER = ("answer", "response", "caption", "text")
@@ -110,6 +111,18 @@ def read_questions(path: Path, *, split: str = "", describe: bool = False, label
     return questions
 
 
+def questions_of_captions(path: Path) -> list[Question]:
+    """A question for every caption with an ``image_id``, for captions without a file of questions."""
+    questions = []
+    for where, record in read_json_records(path):
+        if record.get("image_id") is None:
+            raise ValueError(f"{where}: has no image_id, so give the file of the questions with --questions")
+        image = coco_id(record["image_id"], where)
+        questions.append(Question(str(image), f"COCO_val2014_{image:012d}.jpg", NOT_RECORDED))
+    _refuse_repeats([question.key for question in questions], path)
+    return questions
+
+
 def read_answers(path: Path) -> list[Answer]:
     """Answers of a file: ``answer`` / ``response`` / ``caption`` / ``text``, with ``question_id`` / ``id`` /
     ``image_id``, ``split`` and ``question`` where they are there."""
@@ -137,13 +150,14 @@ def answers_to(questions: Sequence[Question], answers: Sequence[Answer], path: P
     if all(answer.key is not None for answer in answers):
         _refuse_repeats([str(answer.key) for answer in answers], path)
         by_key = {answer.key: answer for answer in answers}
-        missing = [question.key for question in questions if question.key not in by_key]
-        unknown = sorted(set(by_key) - {question.key for question in questions}, key=str)
+        keys = _keys(questions, by_key)
+        missing = [key for key in keys if key not in by_key]
+        unknown = sorted(set(by_key) - set(keys), key=str)
         if missing or unknown:
             told = [f"{len(missing)} questions have none, such as {missing[0]}"] if missing else []
             told += [f"{len(unknown)} answers are to no question, such as {unknown[0]}"] if unknown else []
             raise ValueError(f"{path}: the answers are not to these questions: {'; '.join(told)}")
-        ordered = [by_key[question.key] for question in questions]
+        ordered = [by_key[key] for key in keys]
     elif len(answers) != len(questions):
         raise ValueError(
             f"{path}: {len(answers)} answers without ids for {len(questions)} questions; they are taken in order, so "
@@ -155,6 +169,15 @@ def answers_to(questions: Sequence[Question], answers: Sequence[Answer], path: P
         if answer.question is not None and not _same_question(question.text, answer.question):
             raise ValueError(f"{answer.where}: answers {answer.question!r}, and the question is {question.text!r}")
     return [answer.text for answer in ordered]
+
+
+def _keys(questions: Sequence[Question], given: Collection[str | None]) -> list[str]:
+    """Ids of the questions; or of their pictures in COCO, where the answers are to exactly those."""
+    numbers = [re.fullmatch(r"COCO_\w+_0*(\d+)\.\w+", question.image) for question in questions]
+    images = [number[1] for number in numbers if number]
+    if len(images) == len(set(images)) == len(questions) and set(images) == {str(key) for key in given}:
+        return images
+    return [question.key for question in questions]
 
 
 def coco_id(name: object, where: str) -> int:

@@ -11,6 +11,12 @@ from rich.table import Table
 from mmalign.evaluation.vlm.measures import Comparison, Section
 from mmalign.evaluation.winrate import Estimate
 
+MAIN_TITLES = ("mean of splits", "captions", "descriptions", "questions, all", "both parts")
+"""Sections that sum a benchmark up."""
+SUMMARY = (
+    *("F1", "yes ratio", "CHAIRs", "CHAIRi", "object recall", "words per caption"),
+    *("CHAIR", "Cover", "Hal", "AMBER score", "words per description"),
+)
 INTERVAL = "95 % percentile bootstrap over pictures, the same resamples for both models"
 
 
@@ -53,6 +59,22 @@ class VLMEvaluation:
                         return row
         known = [(one.title, one.rules, row.name) for one in self.sections for row in one.rows]
         raise KeyError(f"no {measure!r} in {section!r} under rules {rules!r}; there are {known}")
+
+    def main_sections(self) -> list[Section]:
+        """Those of the first rules that sum up; of a single split, that split."""
+        found = [one for one in self.sections if one.title in MAIN_TITLES and one.rules != "strict"]
+        return [one for one in found if one.rules != "corrected"] or self.sections[:1]
+
+    def summary(self) -> str:
+        """One line with the main measures: ``F1 84.51 -> 86.02 (+1.51 [+0.40, +2.63]); yes ratio ...``."""
+        told = [
+            f"{row.name} {shown(row, row.base, bounds=False)} -> {shown(row, row.aligned, bounds=False)} "
+            f"({shown(row, row.difference, sign='+')})"
+            for section in self.main_sections()
+            for row in section.rows
+            if row.name in SUMMARY
+        ]
+        return f"{self.benchmark} over {self.n_questions} questions about {self.n_pictures} pictures: {'; '.join(told)}"
 
     def to_json(self) -> str:
         """JSON text with ``kind: vlm``."""
