@@ -25,6 +25,13 @@ class Target(StrEnum):
     canonical = "canonical"
     pickapic = "pickapic"
     images = "images"
+    trl = "trl"
+    llava = "llava"
+    llama_factory = "llama_factory"
+    ms_swift = "ms_swift"
+
+
+FOLDERS = (Target.images, Target.llava, Target.llama_factory, Target.ms_swift)
 
 
 class As(StrEnum):
@@ -58,16 +65,24 @@ def inspect(
     """What the data is, what is wrong with it, and a contact sheet; nothing is changed."""
     from rich.console import Console
 
+    from mmalign.cli.data_vlm import inspect_vlm, open_vlm, vlm_source
     from mmalign.inspection import contact_sheet, inspect_table
     from mmalign.pictures import save_png
 
+    folder = out or Path("runs/inspect") / (Path(path).stem.strip("*") or "data")
+    form = vlm_source(path, source, split)
+    if form is not None:
+        if (as_, near) != (As.native, 4):
+            raise ValueError(f"--as and --near have no meaning for {form}, pairs of responses")
+        table = open_vlm(path, source, ties="soft", images=images, split=split, max_rows=max_rows)
+        inspect_vlm(table, folder, sample, _progress)
+        return
     table = _open(path, source, as_, images, split, max_rows)
     console = Console()
     total = len(table) if sample is None else min(sample, len(table))
     with _progress() as bar:
         task = bar.add_task("looking at every picture", total=total)
         found = inspect_table(table, sample=sample, near=near, progress=lambda done: bar.advance(task, done))
-    folder = out or Path("runs/inspect") / (Path(path).stem.strip("*") or "data")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "inspection.json").write_text(json.dumps(found.as_json(), indent=1, ensure_ascii=False), encoding="utf-8")
     console.print(found.report, markup=False, highlight=False)
@@ -83,7 +98,7 @@ def inspect(
 @app.command("convert")
 def convert(
     path: Path_,
-    out: Annotated[Path, typer.Option(help="A .parquet file (canonical, pickapic) or a new folder (images).")],
+    out: Annotated[Path, typer.Option(help="A .parquet file (canonical, pickapic, trl) or a new folder (all others).")],
     to: Annotated[Target, typer.Option(help="Format to write.")] = Target.canonical,
     source: Source = "auto",
     as_: Kind = As.native,
@@ -98,14 +113,25 @@ def convert(
     ] = 0.01,
 ) -> None:
     """Write the rows in another format, pictures byte for byte; unusable rows are counted, named and left out."""
+    from mmalign.cli.data_vlm import convert_vlm, open_vlm, vlm_source
     from mmalign.data import verify, write_canonical, write_images, write_pickapic_table
 
     if rows_per_file is not None and to != Target.canonical:
         raise ValueError(f"--rows-per-file would be ignored: --to {to.value} writes everything together")
-    if to != Target.images and rows_per_file is None and out.suffix != ".parquet":
+    if to not in FOLDERS and rows_per_file is None and out.suffix != ".parquet":
         raise ValueError(f"--out {out}: --to {to.value} writes one file, so give a name that ends in .parquet")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not overwritten; give another name")
+    form = vlm_source(path, source, split)
+    if form is not None:
+        if rows_per_file is not None or as_ is not As.native:
+            raise ValueError(f"--rows-per-file and --as have no meaning for {form}, pairs of responses")
+        ties = "soft" if to == Target.canonical else "drop"
+        table = open_vlm(path, source, ties=ties, images=images, split=split, max_rows=max_rows)
+        convert_vlm(table, out, to.value, max_corrupt)
+        return
+    if to not in (Target.canonical, Target.pickapic, Target.images):
+        raise ValueError(f"--to {to.value} is for rows of vision-language models; {path} holds none")
     table = verify(_open(path, source, as_, images, split, max_rows), max_corrupt)
     typer.echo(str(table.report))
     if to == Target.pickapic:
