@@ -81,13 +81,13 @@ def checked_vlm_objective(config: Config) -> Objective:
 
 
 def _corruption_problems(name: str, change: str, vlm: VLMConfig) -> list[str]:
-    from mmalign.corruptions import CORRUPTIONS
+    from mmalign.corruptions import check
 
-    corruption, _ = _corruption(change, vlm)
-    if corruption in CORRUPTIONS:
-        return []
-    choices = ", ".join([*CORRUPTIONS, NO_PICTURES, RETRIEVED])
-    return [f"branch {name}: there is no corruption {corruption!r}; choose from {choices}"]
+    try:
+        check(*_corruption(change, vlm))
+    except ValueError as error:
+        return [f"branch {name}: {error}; {NO_PICTURES} is no picture, {RETRIEVED} another one that the row brings"]
+    return []
 
 
 def _corruption(change: str, vlm: VLMConfig) -> tuple[str, dict[str, Any]]:

@@ -90,6 +90,50 @@ def test_without_pictures_is_another_branch_with_a_gap_of_its_own(folder: Path) 
     assert float(words_alone.detach().abs()) < 1e-4
 
 
+def test_step_0_of_mdpo_is_three_times_log_2(folder: Path) -> None:
+    """2.0794: preference, condition on the picture, anchor; the crop is the same for policy and reference."""
+    objective = [
+        {"loss": "dpo", "beta": 0.1},
+        {"loss": "dpo", "rejected": "chosen@crop", "beta": 0.1},
+        {"loss": "anchor", "beta": 0.1},
+    ]
+    loss, scores = loss_at_step_0(config_of(folder, objective=objective))
+    # Three terms for the rows with pictures; the row of words alone has nothing to crop, and counts in two of them.
+    assert loss == pytest.approx(3 * math.log(2))
+    assert scores["chosen@crop"].logratio.abs().max() == 0
+    assert scores.present["chosen@crop"].tolist() == [True, True, False, True]
+
+
+def test_a_corrupted_picture_follows_from_the_key_alone(folder: Path) -> None:
+    objective = [{"loss": "dpo", "rejected": "chosen@strong", "beta": 0.1}]
+    corruptions = {"strong": {"corruption": "noise", "step": 800}}
+    task = task_of(config_of(folder, objective=objective, vlm={"corruptions": corruptions}))
+
+    def pixels(index: int, seed: int) -> torch.Tensor:
+        item = task.load(RowKey(TRAIN, index, seed))
+        return item.contexts[item.responses["chosen@strong"].context].media["pixel_values"]
+
+    assert torch.equal(pixels(0, 7), pixels(0, 7))
+    assert not torch.equal(pixels(0, 7), pixels(0, 8))
+    both = pixels(1, 7)
+    clean = task.load(RowKey(TRAIN, 1, 7)).contexts[0].media["pixel_values"]
+    assert not torch.equal((both - clean)[0], (both - clean)[1])  # each picture of a row has noise of its own
+
+
+@pytest.mark.parametrize(
+    ("rejected", "corruptions", "problem"),
+    [
+        ("chosen@cropp", {}, "'cropp' is no corruption"),
+        ("chosen@noise", {"noise": {"steps": 3}}, "noise has no parameter 'steps'"),
+        ("rejected", {"crop": {}}, "vlm.corruptions.crop would be ignored"),
+    ],
+)
+def test_branches_that_cannot_be_made(folder: Path, rejected: str, corruptions: Any, problem: str) -> None:
+    objective = [{"loss": "dpo", "rejected": rejected, "beta": 0.1}]
+    with pytest.raises(ValueError, match=problem):
+        task_of(config_of(folder, objective=objective, vlm={"corruptions": corruptions}))
+
+
 def test_retrieved_pictures_count_where_a_row_has_them(folder: Path) -> None:
     rows = pairs()
     rows[0] = replace(rows[0], branch_images={"retrieved": (picture(50),)})

@@ -52,15 +52,8 @@ class Config(Section):
     objective: list[dict[str, Any]] = Field(..., min_length=1)
     training: TrainingConfig
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
-    vlm: VLMConfig | None = None
+    vlm: VLMConfig | None = Field(default_factory=lambda given: VLMConfig() if given.get("family") == "vlm" else None)
     output: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_vlm_has_its_section(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("family") == "vlm" and value.get("vlm") is None:
-            return {**value, "vlm": {}}
-        return value
 
     @field_validator("objective")
     @classmethod

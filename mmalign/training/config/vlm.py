@@ -91,6 +91,8 @@ def family_problems(family: Family, vlm: VLMConfig | None, sections: dict[str, S
     """Settings that belong to the other family; ``sections`` by name, ``reference`` its kind."""
     if family == "image":
         return ["vlm: would be ignored by family: image; leave it out, or set family: vlm"] if vlm is not None else []
+    if vlm is None:
+        return ["vlm: null leaves family: vlm without its settings; leave the line out for the defaults"]
     problems = []
     for name, (schema, settings) in _IMAGE_ONLY.items():
         for setting in settings:
