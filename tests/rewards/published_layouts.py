@@ -71,7 +71,7 @@ def five_linears(prefix: str, width: int) -> Shapes:
 
 
 def imagereward(image: int, image_layers: int, text: int, text_layers: int, words: int, patch: int = 16) -> Shapes:
-    """THUDM/ImageReward (Apache-2.0): VisionTransformer of models/BLIP/vit.py, BertModel of med.py, blip_pretrain.py."""
+    """THUDM/ImageReward (Apache-2.0), models/BLIP: vit.py, med.py and blip_pretrain.py."""
     vision = "blip.visual_encoder"
     shapes: Shapes = {
         f"{vision}.cls_token": (1, 1, image),

@@ -31,13 +31,20 @@ PUBLISHED_CLIPS = {
 @pytest.mark.parametrize("name", PUBLISHED_CLIPS)
 def test_clips_of_transformers(name):
     text, text_layers, image, image_layers, patch, joint = sizes = PUBLISHED_CLIPS[name]
+    heads = 16 if image == 1280 else image // 64
     config = CLIPConfig(
         projection_dim=joint,
-        text_config={"hidden_size": text, "num_hidden_layers": text_layers, "intermediate_size": 4 * text},
+        text_config={
+            "hidden_size": text,
+            "num_hidden_layers": text_layers,
+            "intermediate_size": 4 * text,
+            "num_attention_heads": text // 64,
+        },
         vision_config={
             "hidden_size": image,
             "num_hidden_layers": image_layers,
             "intermediate_size": 4 * image,
+            "num_attention_heads": heads,
             "patch_size": patch,
         },
     )

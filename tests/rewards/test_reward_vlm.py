@@ -108,7 +108,7 @@ def test_what_the_asked_models_refuse(folder, tmp_path):
         find_reward("vqascore")
     with pytest.raises(ValueError, match=r"has no \{\} where the prompt goes"):
         find_reward("vqascore", weights=folder, question="Is it good?")
-    with pytest.raises(ValueError, match="it has no config.json"):
+    with pytest.raises(ValueError, match=r"it has no config\.json"):
         AskedModel(tmp_path, device="cpu", dtype="float32")
 
 
