@@ -107,19 +107,15 @@ def _wire(ctx: Context, ui: dict[str, Any], tab: gr.Tab) -> None:
     def on_first(token: Any, mode: Any, battle: Any, request: gr.Request) -> list[Any]:
         return filled({}) if battle else on_next(token, mode, request)
 
-    def on_vote(better: str, token: Any, battle: Any, *values: Any) -> list[Any]:
-        *values, request = values  # type: ignore[assignment]
-        revealed = cast(ctx, token, battle, read_ballot, (better, *values), request)
-        return filled(after(ctx, revealed))
-
     def on_rank(token: Any, battle: Any, order: Any, tags: Any, reasons: Any, request: gr.Request) -> list[Any]:
         return filled(after(ctx, cast(ctx, token, battle, read_ranking, (order, tags, reasons), request)))
 
     def voting(better: str) -> Any:
         def on_choice(
             token: Any, battle: Any, left: Any, right: Any, tags: Any, reasons: Any, request: gr.Request
-        ) -> Any:
-            return on_vote(better, token, battle, left, right, tags, reasons, request)
+        ) -> list[Any]:
+            values = (better, left, right, tags, reasons)
+            return filled(after(ctx, cast(ctx, token, battle, read_ballot, values, request)))
 
         return on_choice
 

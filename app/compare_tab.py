@@ -118,7 +118,8 @@ def _pictures() -> dict[str, Any]:
     shown["grid"] = gr.Gallery(
         format="png",
         columns=4,
-        label="All seeds: left and right in turn. Choose one to see it large.",
+        show_label=False,
+        height="auto",
         allow_preview=False,
         visible=False,
         interactive=False,

@@ -38,7 +38,7 @@ class GallerySource:
         first = next(iter(self._files.values()))
         self._keys = [key for key in first if key in common]
         dropped = sum(len(files) - len(common) for files in self._files.values())
-        self.notice = f"{len(self._keys)} prompts with seeds from {', '.join(map(str, folders))}." + (
+        self.notice = f"{len(self._keys)} prompts with seeds that {' and '.join(self.names)} have in common." + (
             f" {dropped} pictures without a counterpart are left out." if dropped else ""
         )
         self.title = " vs ".join(self.names)

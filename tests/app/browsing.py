@@ -25,6 +25,7 @@ SIZES: dict[str, dict[str, Any]] = {
 def open_tab(page: Any, name: str) -> None:
     """Go to a tab, also where a narrow screen keeps it in the menu of further tabs."""
     tab = page.get_by_role("tab", name=name, exact=True)
+    page.get_by_role("tab", name="Compare", exact=True).first.wait_for()
     if not tab.first.is_visible():
         page.locator(".overflow-menu button").first.click()
         page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
@@ -33,7 +34,7 @@ def open_tab(page: Any, name: str) -> None:
 
 
 def screenshot(page: Any, name: str, full: bool = True) -> None:
-    """Keep a picture of the page in the folder ``$MMALIGN_SCREENSHOTS``, in 256 colours; nothing where it is not set."""
+    """Keep a picture of the page in the folder ``$MMALIGN_SCREENSHOTS``, in 256 colours; nothing if that is not set."""
     folder = os.environ.get("MMALIGN_SCREENSHOTS")
     if folder is None:
         return
