@@ -29,6 +29,7 @@ ARROWS = {
     "data": {"types"},
     "vlm_data": {"data", "types"},
     "corruptions": {"types"},
+    "negatives": {"data", "models", "playground", "types", "vlm_data"},
     "models": {"types"},
     "rewards": {"caches", "data", "playground", "types"},
     "evaluation": {"playground", "rewards"},

@@ -1,0 +1,38 @@
+"""What negatives are made from: a conversation, its pictures, and a response that is good."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mmalign.types import ImageBytes, ImagePart, Message, VideoPart, VLMPair
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A conversation with pictures and one good response: rows for supervised tuning, or the better side of pairs."""
+
+    sample_id: str
+    prompt: tuple[Message, ...]
+    response: str
+    images: tuple[ImageBytes, ...] = ()
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, pair: VLMPair) -> "Answered":
+        """The chosen side of ``pair``; ValueError for a row with videos, which no method here makes negatives of."""
+        if pair.all_videos:
+            raise ValueError(f"{pair.sample_id}: negatives are made of pictures, and the row has a video")
+        return cls(pair.sample_id, pair.prompt, pair.chosen, pair.images_of("chosen"), dict(pair.extras))
+
+    def against(self, rejected: str) -> VLMPair:
+        """The pair of the response and ``rejected``."""
+        return VLMPair(self.sample_id, self.prompt, self.response, rejected, images=self.images, extras=self.extras)
+
+
+def without_pictures(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """``messages`` with their texts alone: no picture is a different thing from a blank one."""
+    return tuple(
+        replace(message, content=kept or ("",))
+        for message in messages
+        for kept in [tuple(part for part in message.content if not isinstance(part, ImagePart | VideoPart))]
+    )

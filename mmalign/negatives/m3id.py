@@ -1,0 +1,89 @@
+"""M3ID: decoding that leans on the picture the more, the longer the response is (arXiv 2403.14003)."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class M3ID:
+    """l* = lc + ((1 - g) / g) (lc - lu), g = exp(-decay t): a logits processor for ``model.generate``.
+
+    lc, lu: log-probabilities with and without the picture; t: tokens of the response so far, so the first is drawn as
+    it was. ``decay``: lambda of the paper, 0.02 in a published port. ``gate``: where the likeliest token with the
+    picture has at least this probability the step stays as it was (the paper's condition; 0.3 there). ``plausibility``:
+    tokens with less than this share of the likeliest one's probability are left out (0.1 in the port, as VCD).
+
+    ``blind_ids`` [batch, tokens]: the same conversation without pictures, right-aligned, with its ``blind_mask``.
+    ``prompt_length``: tokens of the conversation with pictures. Greedy and sampled decoding; with beams the blind
+    branch is computed anew for each step.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        blind_ids: Int[Tensor, "batch tokens"],
+        prompt_length: int,
+        *,
+        blind_mask: Int[Tensor, "batch tokens"] | None = None,
+        decay: float = 0.02,
+        gate: float | None = None,
+        plausibility: float | None = 0.1,
+    ) -> None:
+        if not (math.isfinite(decay) and decay > 0):
+            raise ValueError(f"decay={decay!r} must be a number above 0; at 0 nothing would change")
+        for name, value in (("gate", gate), ("plausibility", plausibility)):
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"{name}={value!r} must lie between 0 and 1, or be null")
+        self.model, self.blind_ids, self.prompt_length = model, blind_ids, prompt_length
+        self.blind_mask = torch.ones_like(blind_ids) if blind_mask is None else blind_mask
+        self.decay, self.gate, self.plausibility = decay, gate, plausibility
+        self._seen: Tensor | None = None
+        self._past: Any = None
+        self._deltas: Any = None
+
+    def __call__(
+        self, input_ids: Int[Tensor, "batch tokens"], scores: Float[Tensor, "batch vocabulary"]
+    ) -> Float[Tensor, "batch vocabulary"]:
+        """Log-probabilities to draw the next token from."""
+        said = input_ids[:, self.prompt_length :]
+        with_picture = scores.float().log_softmax(dim=-1)
+        without = self._blind(said).float().log_softmax(dim=-1)
+        changed = guided(with_picture, without, said.shape[1], self.decay)
+        if self.plausibility is not None:
+            least = with_picture.amax(dim=-1, keepdim=True) + math.log(self.plausibility)
+            changed = changed.masked_fill(with_picture < least, -math.inf)
+        if self.gate is not None:
+            certain = with_picture.amax(dim=-1, keepdim=True) >= math.log(self.gate)
+            changed = torch.where(certain, with_picture, changed)
+        return changed
+
+    @torch.no_grad()
+    def _blind(self, said: Tensor) -> Tensor:
+        """Logits of the next token without the picture; what was computed for the tokens before is kept."""
+        goes_on = self._seen is not None and said.shape[1] > 0 and torch.equal(said[:, :-1], self._seen)
+        ids = said[:, -1:] if goes_on else torch.cat([self.blind_ids, said], dim=1)
+        mask = torch.cat([self.blind_mask, torch.ones_like(said)], dim=1)
+        past = {"past_key_values": self._past} if goes_on else {}
+        # Qwen's models keep where positions are in themselves, and generation of the other branch goes on from there.
+        inner = getattr(self.model, "model", self.model)
+        own = getattr(inner, "rope_deltas", None)
+        if hasattr(inner, "rope_deltas"):
+            inner.rope_deltas = self._deltas if goes_on else None
+        out = self.model(input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=1, **past)
+        if hasattr(inner, "rope_deltas"):
+            self._deltas, inner.rope_deltas = inner.rope_deltas, own
+        self._seen, self._past = said.clone(), out.past_key_values
+        return out.logits[:, -1]
+
+
+def guided(
+    with_picture: Float[Tensor, "batch vocabulary"],
+    without: Float[Tensor, "batch vocabulary"],
+    step: int,
+    decay: float,
+) -> Float[Tensor, "batch vocabulary"]:
+    """lc + ((1 - g) / g) (lc - lu) with g = exp(-decay * step), so (1 - g) / g = exp(decay * step) - 1."""
+    return with_picture + math.expm1(decay * step) * (with_picture - without)
