@@ -116,6 +116,8 @@ def compare_tallies(
     """
     if base.pictures != aligned.pictures:
         raise ValueError("base and aligned were not asked about the same pictures, so their difference is not paired")
+    if len(base.pictures) < 2:
+        raise ValueError("all questions are about one picture, and an interval over pictures needs two: give more")
     draws = prompt_draws(len(base.pictures), bootstrap=bootstrap, seed=seed)
     sums = [{name: values.sum() for name, values in tally.counts.items()} for tally in (base, aligned)]
     drawn = [{name: draws @ values for name, values in tally.counts.items()} for tally in (base, aligned)]

@@ -7,7 +7,7 @@ from typing import Literal
 Reading = Literal["yes", "no"] | None
 Rules = Literal["official", "strict"]
 
-_SAID = re.compile(r"[a-z]+(?:n['’]t)?")
+_SAID = re.compile(r"[a-z]+(?:['’]t)?")
 
 
 def pope_official(answer: str) -> Reading:
