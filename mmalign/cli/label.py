@@ -11,7 +11,7 @@ from mmalign.cli.sampling import Dtype
 from mmalign.cli.terminal import is_main_process
 
 if TYPE_CHECKING:
-    from mmalign.labelling.job import OpenJob
+    from mmalign.labelling.job import Job, OpenJob
     from mmalign.labelling.making import Making
     from mmalign.training.config import DataConfig
 
@@ -40,8 +40,8 @@ class Target(StrEnum):
 
 
 def label(
-    out: Annotated[Path, typer.Option(help="New .parquet file for the labelled rows.")],
     reward: Annotated[list[str], typer.Option(help="Reward model, repeatable (an ensemble), or a .yaml of several.")],
+    out: Annotated[Path | None, typer.Option(help="New .parquet file for the labelled rows.")] = None,
     pictures: Annotated[
         list[Path] | None, typer.Option(exists=True, file_okay=False, help="Folder of mmalign generate, repeatable.")
     ] = None,
@@ -70,6 +70,9 @@ def label(
     ray: Annotated[
         int | None, typer.Option(min=1, metavar="WORKERS", help="Score with this many Ray actors (mmalign[ray]).")
     ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Write no rows: freeze the scales of a .yaml to these pictures, in its state.")
+    ] = False,
 ) -> None:
     """Score pictures and write pairs, rankings or single pictures that every trainer reads.
 
@@ -78,7 +81,10 @@ def label(
     """
     making = _making(form, which, min_margin, temperature, reward, above, below, share)
     config = _data(pictures, data, source, images, max_rows)
-    _check_output(out, to, form)
+    if fit != (out is None):
+        raise ValueError("give --out FILE for labelled rows, or --fit, which writes none")
+    if out is not None:
+        _check_output(out, to, form)
     from mmalign.labelling.job import Job, OpenJob
 
     if ray is not None:
@@ -88,17 +94,30 @@ def label(
     options = {"weights": weights, "dtype": None if dtype is None else dtype.value, "device": device}
     job = Job(
         rewards=tuple(reward),
-        records=out.with_name(f"{out.name}.scores").absolute(),
+        records=Path() if out is None else out.with_name(f"{out.name}.scores").absolute(),
         folders=tuple(folder.absolute() for folder in pictures or ()),
         data=config,
         options={name: value for name, value in options.items() if value is not None},
         batch_size=batch_size,
     )
+    if out is None:
+        _fit(job)
+        return
     opened = OpenJob.open(job)
     if len(reward) > 1 and form is Form.unary:
         raise ValueError("--as unary labels by one reward's own scale; combine several in a .yaml file")
     if _scored(opened, ray):
         _write(opened, making, out, to.value)
+
+
+def _fit(job: "Job") -> None:
+    from mmalign.data.verification import progress_bar
+    from mmalign.labelling.fitting import fit_state
+
+    with progress_bar() as bar:
+        task = bar.add_task("scoring the reference set", total=len(job.open_pictures().groups))
+        combined, pictures = fit_state(job, lambda done: bar.advance(task, done))
+    typer.echo(f"{combined.name} {combined.version}: frozen to {pictures} pictures in {combined.state_file}")
 
 
 def _scored(opened: "OpenJob", ray: int | None) -> bool:

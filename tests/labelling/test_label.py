@@ -223,3 +223,27 @@ def test_killed_shared_and_resumed_gives_the_same_file(folders, tmp_path):
         assert finished.returncode == 0, finished.stderr
     assert parts.read_bytes() == whole.read_bytes()
     assert not records.exists()
+
+
+def test_a_combined_reward_is_frozen_to_pictures_and_then_labels_others(folders, tmp_path, capsys):
+    file, out = tmp_path / "quality.yaml", tmp_path / "rows.parquet"
+    file.write_text(
+        "name: quality\nstate: quality.json\nrewards:\n"
+        "  - {reward: bright, transform: log_sigmoid}\n  - {reward: middle, transform: frozen_z, weight: 0.5}\n"
+    )
+    line = ["--pictures", folders[0], "--reward", file]
+    assert label(*line, "--as", "rankings", "--out", out) == 2
+    assert "has no reference set yet" in capsys.readouterr().err
+    assert label("--pictures", folders[1], "--reward", file, "--fit") == 0
+    assert f"frozen to {len(PROMPTS)} pictures" in capsys.readouterr().out
+    assert label(*line, "--as", "rankings", "--out", out) == 0, capsys.readouterr().err
+    row = rows_of(out)[1]
+    base, aligned = (LEVELS[model](1) / 255 for model in ("base", "aligned"))
+    reference = LEVELS["other"](1) / 255
+    u = [torch.nn.functional.logsigmoid(torch.tensor(value - reference)).item() for value in (base, aligned)]
+    # Every picture of the reference set is the same grey: nothing varied, so the z-score is 0.
+    assert row.labels == pytest.approx(u, abs=1e-6)
+    assert row.extras["scores"]["quality"] == pytest.approx(row.labels)
+    assert label(*line, "--fit", "--out", out) == 2
+    assert label("--pictures", folders[0], "--reward", "bright", "--fit") == 2
+    assert "--fit freezes one combined reward" in capsys.readouterr().err
