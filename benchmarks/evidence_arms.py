@@ -22,7 +22,8 @@ class Arm:
 class Suite:
     """Arms of one model and what is compared. ``comparisons``: (against, arm); ``metric``: the score that decides.
 
-    ``guided``: arms that are also measured with guidance 3, one picture per caption.
+    ``guided``: arms that are also measured with guidance 3, one picture per caption. ``headline``: the comparisons that
+    the README shows, all of them where there is none.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Suite:
     model: str = SDXL
     metric: str = "share"
     guided: tuple[str, ...] = ()
+    headline: tuple[tuple[str, str], ...] = ()
 
 
 SHORT = ("objective.0.beta=0.1", "objective.0.num_timesteps=1000")
@@ -66,6 +68,13 @@ SUITES: dict[str, Suite] = {
             ("base, guidance 3", "mapo, guidance 3"),
         ),
         guided=("dpo", "mapo"),
+        headline=(
+            ("base", "dpo"),
+            ("base", "mapo"),
+            ("base", "sft"),
+            ("dpo, 30 % flipped", "robust_dpo, 30 % flipped"),
+            ("base, guidance 3", "dpo, guidance 3"),
+        ),
     ),
     "mismatch": Suite(
         "Reference mismatch: the chosen pictures are monochrome, which the base never paints",

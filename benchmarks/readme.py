@@ -1,8 +1,9 @@
 """The generated parts of README.md: ``python -m benchmarks.readme``.
 
 Between ``<!-- methods:begin -->`` and ``<!-- methods:end -->``: one row per key of ``LOSSES``, from its docstring and
-signature. Between ``<!-- evidence:begin -->`` and ``<!-- evidence:end -->``: the tables in ``benchmarks/results``, or
-"not yet measured" where a file does not exist. A test holds README.md to what this module renders.
+signature. Between ``<!-- evidence:begin -->`` and ``<!-- evidence:end -->``: the pooled win rates of ``make evidence``
+and links to everything in ``benchmarks/results``, or "not yet measured" where a file does not exist. A test holds
+README.md to what this module renders.
 """
 
 import json
@@ -42,9 +43,13 @@ PARITY = {
     **dict.fromkeys(("dspo", "triple", "pro"), "tests/parity/test_method_repositories.py"),
     **dict.fromkeys((*IN_TRL, "aot", "aot_unpaired"), "tests/parity/test_trl_losses.py"),
 }
-EVIDENCE = (
-    *((suite.title, results_file(name).with_suffix(".md").name) for name, suite in SUITES.items()),
-    ("Quickstart", "quickstart.md"),
+# What else is recorded: a title and the file of its table.
+RECORDED = (
+    ("Quickstart: time, memory, win rate", "quickstart.md"),
+    ("Real photographs through every option of the readers", "photographs.md"),
+    ("The disk cache: time and memory saved", "cache.md"),
+    ("Leaderboard on a million votes", "arena.md"),
+    ("Reward models: pictures per second", "rewards.md"),
 )
 
 
@@ -65,16 +70,25 @@ def method_table(results: Path) -> str:
 
 
 def evidence(results: Path) -> str:
-    """The recorded tables under their headings."""
-    parts = []
-    for title, name in EVIDENCE:
-        path = results / name
-        body = "Not yet measured."
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").strip().splitlines()
-            body = "\n".join(line for line in lines if not line.startswith("# ")).strip()
-        parts.append(f"**{title}**\n\n{body}")
-    return "\n\n".join(parts)
+    """What each suite found, pooled over seeds, and where the whole tables are."""
+    lines = ["| suite | model | against | seeds | win rate [95 %] |", "|---|---|---|---|---|"]
+    for name, suite in SUITES.items():
+        path = results_file(name, results)
+        scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        title = f"[{suite.title.partition(':')[0]}](benchmarks/results/{path.with_suffix('.md').name})"
+        if scores is None:
+            lines.append(f"| {suite.title.partition(':')[0]} | not yet measured | | | |")
+            continue
+        for against, arm in suite.headline or suite.comparisons:
+            found = compare(scores, against, arm, suite.metric)
+            if found is not None:
+                lines.append(f"| {title} | {arm} | {against} | {len(found['per_seed'])} | {found['win_rate']} |")
+                title = ""
+    recorded = [
+        f"[{title}](benchmarks/results/{name})" if (results / name).exists() else f"{title}: not yet measured"
+        for title, name in RECORDED
+    ]
+    return "\n".join([*lines, "", "Also recorded:", "", *(f"- {each}" for each in recorded)])
 
 
 def _row(loss: LossDescription, results: Path) -> str:

@@ -11,7 +11,8 @@ import pytest
 import typer
 import yaml
 
-from benchmarks.readme import EVIDENCE, README, render
+from benchmarks.evidence_arms import SUITES
+from benchmarks.readme import README, RECORDED, render
 from mmalign.cli.__main__ import app
 from mmalign.losses import LOSSES, Objective
 from mmalign.training.loading import load_config
@@ -57,15 +58,17 @@ def test_every_loss_has_one_row() -> None:
     assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(LOSSES)
 
 
-def test_evidence_is_copied(tmp_path: Path) -> None:
-    (tmp_path / "evidence.md").write_text("# Title\n\n| arm | rate |\n|---|---|\n| dpo | 0.6 |\n", encoding="utf-8")
+def test_evidence_is_read_from_the_scores(tmp_path: Path) -> None:
+    base, better = ({"share": [[value]] * 2, "all_correct": [[value]] * 2} for value in (0.5, 1.0))
+    scores = {"seeds": {"0": {"base": base, "dpo": better}}}
+    (tmp_path / "evidence.json").write_text(json.dumps(scores), encoding="utf-8")
+    (tmp_path / "quickstart.md").write_text("recorded", encoding="utf-8")
     text = render(
         "<!-- methods:begin --><!-- methods:end --><!-- evidence:begin -->STALE<!-- evidence:end -->", tmp_path
     )
-    assert "| dpo | 0.6 |" in text
-    assert "# Title" not in text
+    assert "](benchmarks/results/evidence.md) | dpo | base | 1 | 1.000" in text
     assert "STALE" not in text
-    assert text.count("Not yet measured.") == len(EVIDENCE) - 1  # only the first file is there
+    assert text.count("not yet measured") == len(SUITES) - 1 + len(RECORDED) - 1
 
 
 def test_evidence_column_reads_the_scores(tmp_path: Path) -> None:
