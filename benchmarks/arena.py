@@ -99,7 +99,7 @@ def store(n: int) -> list[dict[str, Any]]:
 def render(record: dict[str, Any]) -> str:
     """Markdown, one row a measurement."""
     lines = [
-        f"{record['cores']} cores; load average {record['load_average']} at the start; commit `{record['commit'][:12]}`.",
+        f"{record['cores']} cores, load average {record['load_average']} at the start, `{record['commit'][:12]}`.",
         "",
         "| what | seconds | processor seconds | result |",
         "|---|---|---|---|",

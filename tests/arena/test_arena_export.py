@@ -7,10 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmalign.arena import Ballot, Battle, HoldOut, VoteStore, leaderboard
-from mmalign.arena.export import export_votes, recorded_hold_out
+from mmalign.arena.export import FORMS, export_votes, recorded_hold_out
 from mmalign.arena.side import Side
 from mmalign.arena.style import measure_style, picture_style
 from mmalign.cli.__main__ import main
+from mmalign.cli.arena import FormName
 from mmalign.data import open_source
 from mmalign.training.config import DataConfig
 from mmalign.types import PreferencePair, Ranking, Unary
@@ -232,11 +233,33 @@ def test_wrong_export(store: VoteStore, tmp_path: Path, settings: dict, message:
     assert store.counts()["exported"] == 0
 
 
+def test_an_interrupted_export_never_leaves_a_file_whose_votes_count(
+    store: VoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(store)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "mark_exported", full)
+        with pytest.raises(OSError, match="disk full"):
+            export_votes(store, tmp_path / "out.parquet", hold_out=NOTHING)
+    assert store.counts()["exported"] == 0
+    assert not list(tmp_path.glob("*.parquet"))
+    assert not list(tmp_path.glob(".*parquet"))
+    assert export_votes(store, tmp_path / "out.parquet", hold_out=NOTHING).rows == 3
+
+
 def test_an_export_never_overwrites(store: VoteStore, tmp_path: Path) -> None:
     filled(store)
     (tmp_path / "out.parquet").touch()
     with pytest.raises(ValueError, match="exists"):
         export_votes(store, tmp_path / "out.parquet")
+
+
+def test_the_command_line_offers_every_form() -> None:
+    assert [form.value for form in FormName] == list(FORMS)
 
 
 def test_the_command_line(store: VoteStore, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

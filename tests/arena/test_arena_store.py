@@ -242,6 +242,28 @@ def test_threads_share_a_store(store: VoteStore) -> None:
     assert store.counts()["votes"] == 33
 
 
+def test_a_commit_waits_for_the_disk(store: VoteStore) -> None:
+    """Power loss cannot be tried here; what SQLite promises about it hangs on these two settings (2 is FULL)."""
+    asked = {
+        name: store._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")
+    }
+    assert asked == {"synchronous": 2, "journal_mode": "wal"}
+
+
+def test_a_failure_in_the_middle_leaves_nothing(store: VoteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmalign.arena import store as module
+
+    def broken(_: Battle) -> list:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(module, "side_values", broken)
+    with pytest.raises(OSError, match="no space"):
+        store.open_battle(battle())
+    monkeypatch.undo()
+    assert store.counts()["battles"] == 0
+    store.vote(store.open_battle(battle()), "ann", LEFT)
+
+
 def test_reading_sees_one_moment(store: VoteStore) -> None:
     identity = store.open_battle(battle())
     store.vote(identity, "ann", LEFT)
