@@ -52,12 +52,25 @@ def corrupt(image: Image.Image, name: str, generator: torch.Generator, **paramet
 
     Raises ValueError for an unknown name, a parameter that it does not have, or a value outside its range.
     """
-    check(name, parameters)
+    _known(name, parameters)
     return CORRUPTIONS[name](image, generator, **parameters)
 
 
 def check(name: str, parameters: Mapping[str, Any]) -> None:
-    """ValueError unless ``name`` is a corruption and has all ``parameters``: before any picture is read."""
+    """ValueError unless ``name`` is a corruption and has all ``parameters``, in their ranges; no picture is needed.
+
+    What depends on a picture's size (a patch larger than it) only shows on that picture.
+    """
+    _known(name, parameters)
+    patch = parameters.get("patch")
+    side = 2 * patch if isinstance(patch, int) and 32 < patch <= 4096 else 64
+    try:
+        CORRUPTIONS[name](Image.new("RGB", (side, side)), torch.Generator().manual_seed(0), **parameters)
+    except TypeError as error:
+        raise ValueError(f"{name}: {dict(parameters)} holds a value of another type than it takes ({error})") from error
+
+
+def _known(name: str, parameters: Mapping[str, Any]) -> None:
     if name not in CORRUPTIONS:
         raise ValueError(f"{name!r} is no corruption of pictures; choose one of {', '.join(CORRUPTIONS)}")
     known = defaults(name)

@@ -23,6 +23,7 @@ from mmalign.vlm_data.mia_dpo import open_mia_dpo
 from mmalign.vlm_data.mm_rlhf import open_mm_rlhf
 from mmalign.vlm_data.ms_swift import open_ms_swift, write_ms_swift
 from mmalign.vlm_data.povid import open_povid
+from mmalign.vlm_data.retrieved import with_retrieved
 from mmalign.vlm_data.rlaif_v import open_rlaif_v
 from mmalign.vlm_data.rlhf_v import open_rlhf_v
 from mmalign.vlm_data.segments import changed_spans, weigh_changes
@@ -97,6 +98,7 @@ __all__ = [
     "open_table",
     "table_of",
     "weigh_changes",
+    "with_retrieved",
     "write_llama_factory",
     "write_llava",
     "write_ms_swift",

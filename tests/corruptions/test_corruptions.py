@@ -20,6 +20,7 @@ from mmalign.corruptions import (
     told_sides,
 )
 from mmalign.corruptions.collages import grid, picture_in_picture, sequence
+from mmalign.corruptions.gallery import gallery
 from mmalign.corruptions.geometry import crop_box
 
 
@@ -193,6 +194,25 @@ WRONG = [
 def test_parameters_out_of_range_are_refused(name: str, parameters: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         corrupt(photo(), name, seeded(), **parameters)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_parameters_are_checked_without_a_picture(name: str) -> None:
+    check(name, {})
+    for other, parameters, said in WRONG:
+        if other == name and parameters.get("patch") != 50:  # too large for one picture, not for all
+            with pytest.raises(ValueError, match=said):
+                check(name, parameters)
+    with pytest.raises(ValueError, match="another type"):
+        check("noise", {"step": "many"})
+    check("patch_mask", {"patch": 448})
+
+
+def test_the_gallery_shows_every_corruption() -> None:
+    sheet = gallery(photo(128, 128))
+    assert sheet.width > 4 * 128
+    assert sheet.height > 3 * 128
+    assert sheet.tobytes() == gallery(photo(128, 128)).tobytes()
 
 
 def test_pictures_that_are_not_rgb_are_refused() -> None:

@@ -1,11 +1,15 @@
 """Canonical keeps everything; the forms of other tools keep what they can hold, and refuse the rest."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from making_vlm import config, png
+from PIL import Image
 
 from mmalign.data import split_by_prompt
 from mmalign.types import ImageBytes, ImagePart, Message, TokenWeights, Video, VideoPart, VLMPair
@@ -16,6 +20,7 @@ from mmalign.vlm_data import (
     open_table,
     table_of,
     weigh_changes,
+    with_retrieved,
     write_vlm_canonical,
 )
 
@@ -164,6 +169,38 @@ def test_held_out_rows_share_no_picture_with_the_others() -> None:
     train, held_out = split_by_prompt(table_of(rows), 0.5)
     assert len(train) == len(held_out) == 6
     assert not {one.images[0].read() for one in train} & {one.images[0].read() for one in held_out}
+
+
+def test_rows_bring_their_nearest_other_picture(tmp_path: Path) -> None:
+    def flat(level: int, seed: int = 0) -> ImageBytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (level, 255 - level, seed)).save(buffer, "PNG")
+        return ImageBytes(f"{level}", data=buffer.getvalue())
+
+    def embed(pictures: list[Image.Image]) -> torch.Tensor:
+        calls.append(len(pictures))
+        return torch.stack([torch.from_numpy(np.array(p)[0, 0, :2].astype(np.float32)) for p in pictures])
+
+    calls: list[int] = []
+    asked = (Message("user", (ImagePart(0), "?")),)
+    levels = (0, 10, 100, 100, 240)
+    rows = [VLMPair(f"{n}", asked, "a", f"b{n}", images=(flat(level),)) for n, level in enumerate(levels)]
+    rows.append(VLMPair("text", (Message("user", ("?",)),), "a", "b"))
+    table = with_retrieved(table_of(rows), embed, name="first pixel", batch_size=3)
+    assert calls == [3, 1]  # four distinct pictures
+    found = [row.branch_images["retrieved"][0].origin for row in table[:5]]
+    assert found == ["10", "0", "10", "10", "100"]
+    assert not table[5].branch_images
+    assert table.fingerprint != table_of(rows).fingerprint
+    path = write_vlm_canonical(table, tmp_path / "a.parquet")
+    back = open_source(config(path))
+    assert back[4].branch_images["retrieved"][0].read() == flat(100).data
+    second = with_retrieved(table_of(rows), embed, name="first pixel", rank=2)
+    assert second[0].branch_images["retrieved"][0].origin == "100"
+    with pytest.raises(ValueError, match="k=9"):
+        with_retrieved(table_of(rows), embed, name="first pixel", rank=9)
+    with pytest.raises(ValueError, match="no row has a picture"):
+        with_retrieved(table_of(rows[5:]), embed, name="first pixel")
 
 
 def test_tables_of_rows_refuse_what_they_cannot_hold() -> None:
