@@ -61,7 +61,7 @@ def quickstart(
     wanted = pairs_wanted or PairSettings(model=MODEL, seed=seed)
     pairs = write_own_pairs(wanted, out / f"pairs_seed{seed}.parquet", console)
     console.rule(f"2 of 3: alignment with {method}")
-    folder = _fresh(out / f"{method}_seed{seed}")
+    folder = fresh_folder(out / f"{method}_seed{seed}")
     own = [f"data.path={pairs}", f"output={folder}", f"training.seed={seed}"]
     result = train(load_config(f"playground/{method}", [*own, *overrides]), command=shlex.join(sys.argv))
     console.rule("3 of 3: base against aligned on held-out captions, same seeds")
@@ -139,7 +139,7 @@ def progress_bar(console: Console) -> Progress:
     return Progress(*columns, console=console)
 
 
-def _fresh(folder: Path) -> Path:
+def fresh_folder(folder: Path) -> Path:
     """``folder``, or the first free ``folder-2``, ``folder-3``, ...: an earlier run is never overwritten."""
     candidate, number = folder, 1
     while candidate.exists():

@@ -29,11 +29,20 @@ def quickstart(
     seed: Annotated[int, typer.Option(min=0, help="Seed of pairs, training and evaluation.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for pairs, weights and report.")] = Path("runs/quickstart"),
 ) -> None:
-    """Align the embedded tiny-sdxl with its own labelled samples and measure the win rate; no download."""
+    """Align an embedded model with gold labels and measure what it gained; no download.
+
+    image: tiny-sdxl on its own ranked samples, by win rate. vlm: tiny-llava on pairs of descriptions, by how much of
+    what it says is made up.
+    """
+    hush_progress_bars()
     if task is Task.vlm:
-        raise ValueError("--task vlm is not available yet: this version aligns image generators only. Use --task image")
+        if method is not Method.dpo:
+            raise ValueError(f"--method {method.value} is for image generators; --task vlm takes --method dpo")
+        from mmalign.quickstart_vlm import quickstart_vlm
+
+        quickstart_vlm(seed=seed, out=out)
+        return
 
     from mmalign.quickstart import quickstart as run
 
-    hush_progress_bars()
     run(method=method.value, seed=seed, out=out)

@@ -4,8 +4,12 @@
 better one wins. ``votes``: those pairs with one vote drawn from the probability. ``mismatch``: monochrome renderings
 against samples. ``tastes``: pairs by users who disagree. All these are Pick-a-Pic parquet. ``rankings``: all samples
 of a prompt with their rewards, as canonical parquet.
+
+For vision-language models, as canonical VLM parquet: ``vlm``: right descriptions and answers against what the habits
+of the training pictures foretell. ``vlm-own``: right descriptions against the model's own that make something up.
 """
 
+import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +22,7 @@ from mmalign.playground.on_policy import PairSettings, sample_groups
 from mmalign.playground.pairs import make_pairs, write_pickapic
 from mmalign.playground.rankings import make_rankings
 from mmalign.playground.tastes import make_user_pairs
+from mmalign.playground.vlm_pairs import VLMPairSettings, collect
 
 Groups = Sequence[tuple[str, Sequence[Image.Image]]]
 SOFT_TEMPERATURE = 0.3
@@ -81,29 +86,55 @@ KINDS: dict[str, Callable[[Groups, PairSettings, Path], None]] = {
 }
 
 
-def main() -> None:
-    """Sample the model and write the file; every field of ``PairSettings`` but the noise of its labels is an option."""
-    import argparse
+VLM_KINDS = ("vlm", "vlm-own")
 
+
+def write_vlm_dataset(kind: str, settings: VLMPairSettings, path: Path) -> int:
+    """Make ``kind`` (one of ``VLM_KINDS``) and write it to ``path``, whole or not at all; returns how many rows."""
+    from mmalign.vlm_data import table_of, write_vlm_canonical
+
+    if kind not in VLM_KINDS:
+        raise ValueError(f"there is no kind {kind!r} of VLM data; choose one of {', '.join(VLM_KINDS)}")
+    rows = collect(kind, settings)
+    write_vlm_canonical(table_of(rows, source=f"playground, {kind}, seed {settings.seed}"), path)
+    return len(rows)
+
+
+def main() -> None:
+    """Make the data and write the file; every field of the kind's settings but the noise of labels is an option."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
+    )
+    parser.add_argument("kind", choices=[*KINDS, *VLM_KINDS], nargs="?")
+    known = parser.parse_known_args()[0].kind
+    settings = VLMPairSettings if known in VLM_KINDS else PairSettings
+    parser.add_argument("--help", "-h", action="help")
+    parser.add_argument("--out", type=Path, required=True, help="a .parquet file")
+    for name, default in asdict(settings()).items():
+        if name not in ("flip_rate", "soft"):
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    values = vars(parser.parse_args())
+    kind, path = values.pop("kind"), values.pop("out")
+    if kind is None:
+        parser.error(f"say what to make: {', '.join([*KINDS, *VLM_KINDS])}")
+    if path.suffix != ".parquet":
+        parser.error(f"--out {path}: give a name that ends in .parquet")
+    if kind in VLM_KINDS:
+        print(f"{write_vlm_dataset(kind, VLMPairSettings(**values), path)} rows: {path}")
+        return
+    _sample_and_write(kind, PairSettings(**values), path)
+    print(f"{kind} of {values['prompts']} prompts: {path}")
+
+
+def _sample_and_write(kind: str, settings: PairSettings, path: Path) -> None:
     from rich.progress import Progress
 
     from mmalign.models import load_aligned
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=list(KINDS))
-    parser.add_argument("--out", type=Path, required=True, help="a .parquet file")
-    for name, default in asdict(PairSettings()).items():
-        if name not in ("flip_rate", "soft"):
-            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    values = vars(parser.parse_args())
-    kind, path, settings = values.pop("kind"), values.pop("out"), PairSettings(**values)
-    if path.suffix != ".parquet":
-        parser.error(f"--out {path}: give a name that ends in .parquet")
     with Progress() as bar:
         task = bar.add_task("sampling", total=settings.pictures)
         groups = sample_groups(load_aligned(settings.model), settings, lambda done: bar.advance(task, done))
     write_dataset(kind, groups, settings, path)
-    print(f"{kind} of {settings.prompts} prompts: {path}")
 
 
 if __name__ == "__main__":

@@ -171,13 +171,13 @@ def with_attribute(scene: Scene, name: str, value: Any) -> Scene | None:
 
 
 @lru_cache(maxsize=4)
-def co_occurrence(follow: float = 0.9, scenes: int = 6000, seed: int = 0) -> dict[str, dict[str, float]]:
+def co_occurrence(follow: float = 0.9, scenes: int = 2000, seed: int = 0) -> dict[str, dict[str, float]]:
     """How often pictures of a world with these habits show two shapes together: ``[a][b]`` = share of all pictures.
 
     ``[a][a]`` is how often a picture shows ``a`` at all.
     """
     rng = np.random.default_rng(seed)
-    counts = {first: dict.fromkeys(SHAPES, 0) for first in SHAPES}
+    counts: dict[str, dict[str, int]] = {first: dict.fromkeys(SHAPES, 0) for first in SHAPES}
     for _ in range(scenes):
         level = str(rng.choice(list(LEVEL_SHARES), p=list(LEVEL_SHARES.values())))
         shown = {thing.shape for thing in _draw(rng, level, follow).things}

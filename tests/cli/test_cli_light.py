@@ -153,6 +153,14 @@ def test_quickstart_options(run: Run, replace_module: Callable[[str, Any], None]
         {"method": "dpo", "seed": 0, "out": Path("runs/quickstart")},
         {"method": "mapo", "seed": 3, "out": tmp_path},
     ]
+    calls.clear()
+
+    def quickstart_vlm(**options: Any) -> None:
+        calls.append(options)
+
+    replace_module("mmalign.quickstart_vlm", quickstart_vlm)
+    assert run("quickstart", "--task", "vlm", "--seed", "3", "--out", tmp_path).code == 0
+    assert calls == [{"seed": 3, "out": tmp_path}]
 
 
 def test_quickstart_refuses_what_it_cannot_do(run: Run, replace_module: Callable[[str, Any], None]) -> None:
@@ -160,9 +168,9 @@ def test_quickstart_refuses_what_it_cannot_do(run: Run, replace_module: Callable
         raise AssertionError("must not be reached")
 
     replace_module("mmalign.quickstart", quickstart)
-    vlm = run("quickstart", "--task", "vlm")
+    vlm = run("quickstart", "--task", "vlm", "--method", "mapo")
     assert vlm.code == 2
-    assert "not available yet" in vlm.err
+    assert "--method dpo" in vlm.err
     wrong = run("quickstart", "--method", "ppo")
     assert wrong.code == 2
     assert "dpo" in wrong.err

@@ -47,7 +47,8 @@ class LlavaSettings:
 
 def pretrain_llava(folder: Path, settings: LlavaSettings, device: torch.device, progress: Progress) -> Any:
     """The trained model, in evaluation mode. ``vision.pt`` in ``folder`` keeps the tower for a run that continues."""
-    model, file = build_tiny_llava(), folder / "vision.pt"
+    model: Any = build_tiny_llava()
+    file = folder / "vision.pt"
     if settings.start:
         earlier = type(model).from_pretrained(settings.start, dtype=torch.float32)
         model.load_state_dict(earlier.state_dict())
