@@ -10,12 +10,13 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     const target = event.target;
-    if (target.closest("textarea, select, [contenteditable=true], [role=listbox], [role=slider], [role=tab], .vertical-tabs")) return;
+    if (target.closest("textarea, select, [contenteditable=true], [role=listbox], [role=slider]")) return;
     if (target.tagName === "INPUT" && !["radio", "checkbox"].includes(target.type)) return;
     const arena = document.getElementById("arena");
     if (!seen(arena)) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (key === "Enter" && target.closest("button, a, input")) return;
+    // A tab that was just clicked keeps the focus; elsewhere Enter presses what has it.
+    if (key === "Enter" && target.closest("button, a, input") && !target.closest("[role=tab]")) return;
     let node = null;
     if (key in buttons) {
       node = document.getElementById(buttons[key]);
