@@ -48,7 +48,8 @@ def towers(name: str, device: str | None, dtype: str) -> ClipTowers:
     )
     place, kind = find_device(device), find_dtype(dtype)
     torch.manual_seed(0)
-    model = CLIPModel(config).to(place, kind).eval().requires_grad_(False)
+    model: Any = CLIPModel(config)
+    model = model.to(place, kind).eval().requires_grad_(False)
     return ClipTowers(model, f"random {name} {dtype} {place}", place, kind, 224)
 
 
@@ -63,7 +64,7 @@ def _tower(width: int, layers: int, heads: int) -> dict[str, int]:
 
 def reward(model: ClipTowers, name: str, batch_size: int) -> CosineReward:
     """A plain cosine on those towers, which are not loaded again."""
-    about = {"scale": "cosine", "version": "random", "licence": "none", "source": "random weights"}
+    about: dict[str, Any] = {"scale": "cosine", "version": "random", "licence": "none", "source": "random weights"}
     return CosineReward(name=name, towers=model, preprocess=Preprocess(), batch_size=batch_size, **about)
 
 

@@ -73,14 +73,10 @@ class AestheticReward:
         self.towers: ClipTowers = transformers_towers(locate(LARGE, self.name, clip), device=device, dtype=dtype)
         self.preprocess = Preprocess(self.towers.size)
         self.batch_size = batch_size
+        self.backbone = f"{self.towers.identity} {self.preprocess}"  # the same as that of a cosine on these towers
         width = self.towers.model.get_parameter("visual_projection.weight").shape[0]
         self.head = build(lambda: nn.ModuleDict({"layers": linear_head(width)}))
         fill(self.head, read_state(file), str(file), dtype="float32", device=self.towers.device)
-
-    @property
-    def backbone(self) -> str:
-        """The same as that of a cosine on these towers."""
-        return f"{self.towers.identity} {self.preprocess}"
 
     def score(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
         """Ratings of PIL pictures."""

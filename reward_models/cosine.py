@@ -33,16 +33,14 @@ class CosineReward:
     tokens: ClipTokens = field(default_factory=ClipTokens)
     prefix: str = ""
     batch_size: int = 32
+    prompt_limit: int | None = field(init=False)
+    backbone: str = field(init=False)
 
-    @property
-    def prompt_limit(self) -> int | None:
-        """Tokens of a prompt that count: 77 less start, end and prefix."""
-        return CONTEXT - 2 - self.tokens.lengths([self.prefix])[0]
-
-    @property
-    def backbone(self) -> str:
-        """Rewards of one backbone see a picture alike: same image tower, same preprocessing."""
-        return f"{self.towers.identity} {self.preprocess}"
+    def __post_init__(self) -> None:
+        # Start and end of text take two places, the prefix some more.
+        self.prompt_limit = CONTEXT - 2 - self.tokens.lengths([self.prefix])[0]
+        # Rewards of one backbone see a picture alike: same image tower, same preprocessing.
+        self.backbone = f"{self.towers.identity} {self.preprocess}"
 
     def prompt_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt; what is beyond ``prompt_limit`` does not count."""
