@@ -18,6 +18,7 @@ from mmalign.adapters.vlm_families import (
     stacked,
     takes_encoded,
     text_model,
+    vision_parameters,
 )
 from mmalign.adapters.vlm_layout import PADDING, Layout
 
@@ -44,8 +45,18 @@ class VLMPolicy(nn.Module):
         which: Sequence[int],
         features: Sequence[Features] | None = None,
     ) -> Float[Tensor, " tokens"]:
-        """See :func:`response_logps`."""
-        return response_logps(self.model, layout, media, which, features)
+        """See :func:`response_logps`.
+
+        With several processes every trained parameter of the encoder is part of the graph, also where the rows have no
+        picture: DDP waits for the gradient of each, and which rows are words alone differs between processes. It is 0
+        then, and for layers that the model does not use.
+        """
+        logps = response_logps(self.model, layout, media, which, features)
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        trained = [value for value in vision_parameters(self.model).values() if value.requires_grad]
+        if not (together and trained and torch.is_grad_enabled()):
+            return logps
+        return logps + 0.0 * torch.stack([value.sum() for value in trained]).sum()
 
     def add_adapter(self, config: Any, adapter_name: str) -> None:
         """Add a LoRA to the model inside."""

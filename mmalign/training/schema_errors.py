@@ -33,7 +33,9 @@ def validate(raw: Any) -> tuple[Config | None, list[Mistake]]:
         # Through JSON, because that is pydantic's strict mode in which a list may still fill a tuple.
         return Config.model_validate_json(json.dumps(raw), strict=True), []
     except ValidationError as error:
-        return None, [mistake for found in error.errors() for mistake in _mistakes(found)]
+        # A default that depends on other settings waits for them; that it waits is no mistake of its own.
+        told = [found for found in error.errors() if found["type"] != "default_factory_not_called"]
+        return None, [mistake for found in told for mistake in _mistakes(found)]
 
 
 def _mistakes(found: Any) -> list[Mistake]:

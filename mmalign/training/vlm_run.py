@@ -10,6 +10,8 @@ from mmalign.models.vlm_names import peek_vlm
 from mmalign.training.config import Config
 from mmalign.training.image_reference import reference_kind
 from mmalign.training.plan import REFERENCES, Plan
+from mmalign.training.processes import processes_started
+from mmalign.training.strategy import strategy_in_effect
 from mmalign.training.task import HELD_OUT, TRAIN
 from mmalign.training.vlm_branches import checked_vlm_objective
 from mmalign.training.vlm_data import VLMData, open_vlm_data
@@ -17,10 +19,16 @@ from mmalign.training.vlms import VLMTask
 
 
 class VLMRun:
-    """``config`` checked: objective, branches, family of the model, layers of the LoRA. No weight is loaded."""
+    """``config`` checked: strategy, objective, branches, family of the model, layers of the LoRA; without weights."""
 
     def __init__(self, config: Config) -> None:
         assert config.vlm is not None
+        strategy = strategy_in_effect(config.training.strategy, processes_started())
+        if strategy in ("fsdp", "deepspeed"):
+            raise ValueError(
+                f"this was started for {strategy}, which was not tried with family: vlm; start it with "
+                "accelerate launch --config_file ddp.yaml (mmalign recipes copy accelerate/ddp)"
+            )
         self.config, self.vlm = config, config.vlm
         self.objective = checked_vlm_objective(config)
         self.info = peek_vlm(config.model)

@@ -26,6 +26,7 @@ from tests.vlm.vlm_rows import pairs, picture
 RECIPES = [name for name in recipe_names() if load_config(name, check_files=False).family == "vlm"]
 # The class of a recipe's model; a recipe of a new model adds its line.
 MODELS = {
+    "playground/tiny-llava": "llava",
     "llava-hf/llava-1.5-7b-hf": "llava",
     "llava-hf/llava-v1.6-vicuna-7b-hf": "llava_next",
     "Qwen/Qwen2.5-VL-3B-Instruct": "qwen2_5_vl",
@@ -81,6 +82,8 @@ def shrunk(name: str, folder: Path) -> Config:
         "training.workers": 0,
         "output": folder / "run",
     }
+    if recipe.data.held_out:
+        overrides |= {"data.held_out": 0.3, "evaluation.every": 1}
     return load_config(name, [f"{key}={value}" for key, value in overrides.items()])
 
 
@@ -119,7 +122,8 @@ def test_vlm_recipe_takes_two_steps_and_exports(name: str, tmp_path: Path) -> No
 def test_published_hyper_parameters_of_vlms() -> None:
     """RLAIF-V's llava15_train_lora.sh (8 GPUs), mDPO's bunny/config.yaml, Re-Align's script (4), InternVL's, TRL's."""
     configs = {name: load_config(name, check_files=False) for name in RECIPES}
-    assert set(configs) == {
+    published = {name for name in RECIPES if not name.startswith("playground/")}
+    assert published == {
         *(f"llava/{name}" for name in ("dpo_lora", "mdpo", "rdpo", "mpo")),
         "qwen/dpo_lora",
         "qwen/dpo",

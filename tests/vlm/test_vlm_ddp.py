@@ -1,0 +1,58 @@
+"""Two processes (gloo, CPU) train a vision-language model as one does, unusable rows and missing branches included."""
+
+import functools
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmalign.training.run import train
+from tests.training.two_processes import on_two
+from tests.vlm.tiny_processors import save_tiny_vlm
+from tests.vlm.vlm_rows import LORA, config_of, pairs, write_rows
+
+OBJECTIVE = [{"loss": "dpo", "beta": 0.1}, {"loss": "dpo", "rejected": "chosen@crop", "beta": 0.1}]
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {"model": {"lora": LORA}, "training": {"gradient_checkpointing": True}},
+    "all weights, encoder too": {"model": {"lora": None}, "vlm": {"freeze": "none"}},
+}
+
+
+def run(folder: Path, out: Path, kind: str, split: dict[str, int]) -> list[dict[str, Any]]:
+    given = KINDS[kind]
+    training = {"steps": 2, "learning_rate": 1e-3, "checkpoint_every": 2, **split, **given.get("training", {})}
+    sections = {**given, "training": training, "objective": OBJECTIVE}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmalign.training.run.write_report", lambda folder: folder)
+        train(config_of(folder, output=str(out / kind), data={"max_corrupt": 0.5}, **sections))
+    return [json.loads(line) for line in (out / kind / "log.jsonl").open()]
+
+
+def every(folder: Path, out: Path) -> dict[str, list[dict[str, Any]]]:
+    return {kind: run(folder, out, kind, {"batch_size": 1, "accumulation": 2}) for kind in KINDS}
+
+
+def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+    save_tiny_vlm(tmp_path / "model")
+    rows = pairs()
+    rows[5] = replace(rows[5], chosen="A <image> of a cat.")  # cannot be used, which turns out when it is visited
+    write_rows(tmp_path, rows)
+    first, second = on_two(functools.partial(every, tmp_path, tmp_path / "two"))
+    assert first == second
+    for kind in KINDS:
+        one = run(tmp_path, tmp_path / "one", kind, {"batch_size": 4})
+        for line, of_one in zip(first[kind], one, strict=True):
+            assert line["loss"] == pytest.approx(of_one["loss"], abs=2e-5)
+            assert line.get("unusable_rows") == of_one.get("unusable_rows")
+        assert first[kind][0]["loss"] == pytest.approx(2 * math.log(2), abs=1e-5)
+        assert first[kind][-1]["unusable_rows"] == 1
+        file = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
+        weights, expected = (load_file(tmp_path / n / kind / "aligned" / file) for n in ("two", "one"))
+        assert weights.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(weights[name], value, rtol=0, atol=5e-3, msg=name)
