@@ -70,5 +70,5 @@ def receipt(revealed: Revealed, votes: int) -> str:
     bad = " Both were called not acceptable." if ballot.both_bad else ""
     return (
         f'<div class="receipt" role="status"><b>Vote kept.</b> {what}.{bad} '
-        f'<span class="quiet">Receipt {text(revealed.receipt.id[:10])}, {votes} votes in all.</span></div>'
+        f'<span class="quiet">Receipt {text(revealed.receipt.id[:10])}, {votes} vote{"" if votes == 1 else "s"} in all.</span></div>'
     )

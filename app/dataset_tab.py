@@ -7,7 +7,7 @@ import gradio as gr
 from app import dataset, markup
 from app.context import Context, explained
 from app.markup import text
-from mmalign.arena.export import FORMS
+from mmalign.arena.export import FORMS, LEFT_OUT, Export
 
 ANY = "any model"
 
@@ -57,7 +57,7 @@ def build(ctx: Context, tab: gr.Tab) -> None:
         with explained():
             ctx.count(ctx.generations, request)
             path, done = dataset.export(ctx, form)
-        words = "<br>".join(text(line) for line in str(done).splitlines())
+        words = "<br>".join(text(line) for line in told_of(done))
         return [
             f'<div class="receipt" role="status">{words}</div>',
             gr.update(value=str(path), label=f"Download {path.name}", visible=True),
@@ -70,6 +70,13 @@ def build(ctx: Context, tab: gr.Tab) -> None:
     for field in (model, outcome):
         field.input(on_show, filters, outputs, **quiet)
     button.click(on_export, form, [told, file], concurrency_id="export", concurrency_limit=1, **quiet)
+
+
+def told_of(done: Export) -> list[str]:
+    """What was exported, without where it lies on this machine."""
+    kept = f"{done.held_out} votes on held-out {done.hold_out.by}s stay for the leaderboard."
+    left_out = [f"{number} votes {LEFT_OUT[reason]}." for reason, number in done.left_out.items()]
+    return [f"{done.rows} rows from {done.votes} votes.", kept, *left_out]
 
 
 def rows_of(votes: list[Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from app import arena_tab, board_tab, dataset, markup
+from app import arena_tab, board_tab, dataset, dataset_tab, markup
 from app.arena import Arena, read_ballot, read_ranking
 from app.compare import archive
 from app.context import Context
@@ -158,6 +158,7 @@ def test_votes_are_found_and_exported_once(ctx: Context) -> None:
     assert dataset.said(votes[0]) == "aligned over base"
     copy, done = dataset.export(ctx, "pickapic")
     assert len(pq.read_table(copy)) == done.rows > 0
+    assert str(ctx.arena.store.path.parent) not in " ".join(dataset_tab.told_of(done))
     assert done.file.parent == ctx.arena.store.path.parent / "exports"
     assert ctx.arena.store.counts()["exported"] == done.votes
     closed = Context(ctx.source, ctx.scorers, ctx.arena, may_export=False)
@@ -168,7 +169,7 @@ def test_votes_are_found_and_exported_once(ctx: Context) -> None:
 
 
 def test_a_prompt_with_a_script_stays_text(ctx: Context) -> None:
-    from app import arena_markup, dataset_tab
+    from app import arena_markup
     from mmalign.arena import Ballot, Battle, Side
 
     evil = '<script>alert(1)</script>"><b onclick=x>'
