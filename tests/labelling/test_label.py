@@ -5,9 +5,9 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -20,6 +20,7 @@ from mmalign.data import open_source
 from mmalign.evaluation.combining import win_probability
 from mmalign.labelling.scoring import ROWS_PER_CHUNK
 from mmalign.training.config import DataConfig
+from tests.training.two_processes import on_two
 
 PROMPTS = [f"grey {number}" for number in range(ROWS_PER_CHUNK * 2 + 5)]
 LEVELS = {"base": lambda n: 40 + n, "aligned": lambda n: 240 - 5 * n if n % 3 else 10, "other": lambda n: 100}
@@ -179,6 +180,18 @@ def test_mistakes_are_told_first(folders, tmp_path, capsys, arguments, told):
     assert list(tmp_path.iterdir()) == []
 
 
+class Slow(Bright):
+    """What PLUG_IN installs, in this process and at once."""
+
+    name, version = "slow", "1"
+
+    def __init__(self, factor=1):
+        self.factor = factor
+
+    def score(self, prompts, images):
+        return self.factor * super().score(prompts, images).float()
+
+
 PLUG_IN = """
 import time, torch
 class Slow:
@@ -200,29 +213,40 @@ def plugged_in(folder: Path, seconds: float) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(folder), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 
-def test_killed_shared_and_resumed_gives_the_same_file(folders, tmp_path):
-    """Two processes, one of them killed mid-way, then one process for the rest: as in one go, byte for byte."""
+def test_killed_shared_and_resumed_gives_the_same_file(folders, tmp_path, monkeypatch):
+    """A real process killed mid-way, then two for the rest: byte for byte the file of one process in one go."""
     environment = plugged_in(tmp_path / "plug", 0.5)
     whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
     arguments = ["label", "--pictures", str(folders[0]), "--reward", "slow", "--as", "rankings", "--batch-size", "8"]
-    line = ["-m", "mmalign.cli", *arguments, "--out"]
-    shared = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29541", *line]
-    running = subprocess.Popen([*shared, str(parts)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    records = tmp_path / "parts.parquet.scores"
-    deadline = time.monotonic() + 300
-    while not list(records.glob("scores-*.json")) and running.poll() is None and time.monotonic() < deadline:
+    records, line = tmp_path / "parts.parquet.scores", [sys.executable, "-m", "mmalign.cli", *arguments]
+    running = subprocess.Popen([*line, "--out", str(parts)], env=environment, stderr=subprocess.PIPE)
+    while running.poll() is None and not list(records.glob("scores-*.json")):
         time.sleep(0.02)
-    # The launcher gives its workers sessions of their own, so they are found as its children.
-    for process in [*psutil.Process(running.pid).children(recursive=True), running]:
-        process.kill()
-    output = running.communicate()[0].decode()
-    done = len(list(records.glob("scores-*.json")))
-    assert 1 <= done < 3, output
-    for command in ([*shared, str(parts)], [sys.executable, *line, str(whole)]):
-        finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert finished.returncode == 0, finished.stderr
+    running.kill()
+    error = running.communicate()[1].decode()
+    assert [file.name for file in records.glob("scores-*.json")] == ["scores-000000.json"], error
+    monkeypatch.setitem(rewards.BUILT_IN, "slow", Slow)
+    resumed = partial(main, [*arguments, "--out", str(parts)])
+    assert on_two(resumed, ACCELERATE_USE_CPU="true") == [0, 0]
+    assert main([*arguments, "--out", str(whole)]) == 0
     assert parts.read_bytes() == whole.read_bytes()
     assert not records.exists()
+
+
+def test_two_processes_share_the_chunks(folders, tmp_path, monkeypatch):
+    """Each scores its own: what the second one's reward says is in the chunks with an odd number, and only there."""
+
+    def label_as_rank() -> int:
+        factor = 1 + int(os.environ["RANK"])
+        monkeypatch.setitem(rewards.BUILT_IN, "slow", partial(Slow, factor))
+        return main(["label", "--pictures", str(folders[0]), "--reward", "slow", "--as", "rankings", "--out", str(out)])
+
+    out = tmp_path / "out.parquet"
+    assert on_two(label_as_rank, ACCELERATE_USE_CPU="true") == [0, 0]
+    factors = [
+        max(row.labels) * 255 / max(LEVELS["base"](n), LEVELS["aligned"](n)) for n, row in enumerate(rows_of(out))
+    ]
+    assert factors == pytest.approx([1 + (n // ROWS_PER_CHUNK) % 2 for n in range(len(PROMPTS))])
 
 
 def test_a_combined_reward_is_frozen_to_pictures_and_then_labels_others(folders, tmp_path, capsys):
