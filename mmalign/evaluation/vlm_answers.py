@@ -41,8 +41,16 @@ def _answer_batch(
     model: Any, processor: Any, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int
 ) -> list[str]:
     texts = [_prompt(processor, question) for question in questions]
+    begin = processor.tokenizer.bos_token
+    # A template that begins with the begin token itself must not get a second one.
+    special = not (begin and texts[0].startswith(begin))
     inputs = processor(
-        text=texts, images=[[image] for image in images], padding=True, padding_side="left", return_tensors="pt"
+        text=texts,
+        images=[[image] for image in images],
+        padding=True,
+        padding_side="left",
+        add_special_tokens=special,
+        return_tensors="pt",
     ).to(model.device)
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     generated = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)

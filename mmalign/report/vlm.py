@@ -24,18 +24,21 @@ def write_vlm_report(evaluation: VLMEvaluation, file: Path, images: Path | None 
 
 def vlm_page(evaluation: VLMEvaluation, images: Path | None = None) -> str:
     """The whole page as HTML text."""
-    title = f"{evaluation.benchmark}: {evaluation.aligned} against {evaluation.base}"
-    body = join([*(_section(section) for section in evaluation.sections), _examples(evaluation, images)])
+    title = f"{evaluation.benchmark}, base and aligned"
+    first = evaluation.main_sections()
+    sections = [*first, *(section for section in evaluation.sections if section not in first)]
+    body = join([*(_section(section, chart=section in first) for section in sections), _examples(evaluation, images)])
     notes = join(markup('<p class="note">{}</p>', note) for note in evaluation.notes)
     return markup(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="{}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<title>{} · mmalign</title><style>{}</style></head>\n<body>\n"
-        '<header><p class="overline">mmalign VLM evaluation</p><h1>{}</h1><p>{}</p>{}</header>\n'
+        '<header><p class="overline">mmalign VLM evaluation</p><h1>{}</h1><p>{}</p>'
+        '<p class="quiet">Base: {}. Aligned: {}. Shares are in per cent.</p>{}</header>\n'
         "<main>{}{}{}</main>\n<footer>Written by mmalign.</footer>\n</body></html>\n",
-        POLICY, title, Markup(CSS), title, evaluation.summary(), _tiles(evaluation), notes, body,
-        _settings(evaluation),
+        POLICY, title, Markup(CSS), title, evaluation.summary(), evaluation.base, evaluation.aligned,
+        _tiles(evaluation), notes, body, _settings(evaluation),
     ).text  # fmt: skip
 
 
@@ -52,21 +55,20 @@ def _tiles(evaluation: VLMEvaluation) -> Markup:
     return markup('<div class="tiles">{}</div>', join(boxes))
 
 
-def _section(section: Section) -> Markup:
+def _section(section: Section, *, chart: bool) -> Markup:
     columns = ("", "base", "aligned", "difference")
     head = join(markup('<th scope="col">{}</th>', column) for column in columns)
     body = join(
         markup(
-            '<tr><th scope="row">{}</th>{}<td class="{}">{}</td></tr>',
-            _named(row), join(_cell(row, side) for side in (row.base, row.aligned)), _mark(row),
-            shown(row, row.difference, sign="+"),
+            '<tr><th scope="row">{}</th>{}{}{}</tr>', _named(row), _cell(row, row.base), _cell(row, row.aligned),
+            _cell(row, row.difference, sign="+", css_class=_mark(row)),
         )
         for row in section.rows
     )  # fmt: skip
     table = markup('<div class="scroll"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>', head, body)
     return markup(
         '<section><h2>{} <small class="quiet">{} rules</small></h2><div class="measured">{}{}</div></section>',
-        section.title, section.rules, _chart(section), table,
+        section.title, section.rules, _chart(section) if chart else NOTHING, table,
     )  # fmt: skip
 
 
@@ -85,12 +87,11 @@ def _chart(section: Section) -> Markup:
     return markup("<figure>{}{}</figure>", legend, whiskers(f"{section.title}, {section.rules} rules", rows))
 
 
-def _cell(row: Comparison, estimate: Estimate | None) -> Markup:
+def _cell(row: Comparison, estimate: Estimate | None, *, sign: str = "", css_class: str = "") -> Markup:
     if estimate is None:
         return markup("<td>not defined</td>")
-    value = shown(row, estimate)
-    number, _, bounds = value.partition(" ")
-    return markup("<td>{}<small>{}</small></td>", number, bounds)
+    number, _, bounds = shown(row, estimate, sign=sign).partition(" ")
+    return markup('<td class="{}">{}<small>{}</small></td>', css_class, number, bounds)
 
 
 def _named(row: Comparison) -> str:

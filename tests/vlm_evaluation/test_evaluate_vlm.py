@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from mmalign.cli.__main__ import main
+from mmalign.evaluation.vlm_answers import greedy_answers
 
 LABELS = ["yes", "yes", "no", "no", "yes", "no"]
 OBJECTS = ["star", "circle", "square", "ring", "cross", "heart"]
@@ -138,6 +139,21 @@ def test_live_models_are_asked_and_an_interrupted_run_goes_on(pope, tiny_llava, 
     # Other settings are other answers.
     assert live(pope, tiny_llava, out, "--suffix", "one word .") == 2
     assert "name a new --out" in capsys.readouterr().err
+
+
+def test_a_template_with_a_begin_token_gets_no_second_one(tiny_llava, monkeypatch):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = AutoModelForImageTextToText.from_pretrained(tiny_llava / "base").eval()
+    pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    read, generate = [], model.generate
+    monkeypatch.setattr(model, "generate", lambda **inputs: read.append(inputs["input_ids"]) or generate(**inputs))
+    for begin in ("", "<s>"):
+        processor = AutoProcessor.from_pretrained(tiny_llava / "base")
+        processor.chat_template = begin + processor.chat_template
+        greedy_answers(model, processor, pictures, ["is there a star ?", "what ?"], max_new_tokens=2)
+    assert torch.equal(read[0], read[1])
+    assert (read[1] == processor.tokenizer.bos_token_id).sum(dim=1).tolist() == [1, 1]
 
 
 def _plain_answers(folder, pope, records):
