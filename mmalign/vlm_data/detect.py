@@ -83,7 +83,7 @@ def _conversation(record: Mapping[str, Any], has: set[str]) -> tuple[str, str] |
 
 
 def _responses(record: Mapping[str, Any], has: set[str]) -> tuple[str, str] | None:
-    messages = any(isinstance(record[name], list) for name in ("prompt", "chosen") if name in has)
+    messages = any(isinstance(record[name], list | Mapping) for name in ("prompt", "chosen") if name in has)
     if messages:
         return "trl", "prompt, chosen and rejected as messages"
     if not has & set(_MEDIA) or "prompt" not in has or not isinstance(record["chosen"], str):

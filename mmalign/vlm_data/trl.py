@@ -84,8 +84,9 @@ def _messages(value: Any, name: str, role: str) -> list[dict[str, Any]]:
     """Messages of a column: a text is one of ``role``."""
     if isinstance(value, str):
         return [{"role": role, "content": value}]
+    value = [value] if isinstance(value, Mapping) else value
     if not isinstance(value, list) or not value:
-        raise Broken(f"{name}={shortened(value)} must be a text or a list of messages")
+        raise Broken(f"{name}={shortened(value)} must be a text, a message or a list of messages")
     for number, message in enumerate(value):
         content = message.get("content") if isinstance(message, Mapping) else None
         if not isinstance(content, str | list) or message.get("role") not in ("system", "user", "assistant"):

@@ -105,6 +105,14 @@ def test_a_prompt_that_is_what_both_conversations_begin_with(tmp_path: Path) -> 
     assert (row.prompt, row.chosen, row.rejected) == ((ASKED,), "A cube.", "A ball.")
 
 
+def test_responses_that_are_one_message_each(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    record = {"images": ["0.png"], "prompt": [said("user", "What is it?")]}
+    record |= {"chosen": said("assistant", "A cube."), "rejected": said("assistant", "A ball.")}
+    row = open_source(config(write_json(tmp_path / "a.jsonl", [record])))[0]
+    assert (row.prompt, row.chosen, row.rejected) == ((ASKED,), "A cube.", "A ball.")
+
+
 def ratings(*values: str | int) -> dict:
     names = ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
     return {name: {"Rating": str(value), "Rationale": ""} for name, value in zip(names, values, strict=True)}
