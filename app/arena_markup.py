@@ -67,8 +67,9 @@ def receipt(revealed: Revealed, votes: int) -> str:
     else:
         winner, loser = (sides[0], sides[1]) if ballot.better == "left" else (sides[1], sides[0])
         what = f"<b>{text(winner.model)}</b> over <b>{text(loser.model)}</b>"
+    counted = "1 vote" if votes == 1 else f"{votes} votes"
     bad = " Both were called not acceptable." if ballot.both_bad else ""
     return (
         f'<div class="receipt" role="status"><b>Vote kept.</b> {what}.{bad} '
-        f'<span class="quiet">Receipt {text(revealed.receipt.id[:10])}, {votes} vote{"" if votes == 1 else "s"} in all.</span></div>'
+        f'<span class="quiet">Receipt {text(revealed.receipt.id[:10])}, {counted} in all.</span></div>'
     )

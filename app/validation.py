@@ -111,9 +111,9 @@ def shown(value: Any) -> str:
 
 def _number(value: Any, field: str, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{field} must be a number from {low:g} to {high:g}, got {shown(value)}")
+        raise ValueError(f"{field} must be a number from {low:.12g} to {high:.12g}, got {shown(value)}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{field} must be a finite number from {low:g} to {high:g}, got {value}")
+        raise ValueError(f"{field} must be a finite number from {low:.12g} to {high:.12g}, got {value}")
     if not low <= value <= high:
-        raise ValueError(f"{field} must be from {low:g} to {high:g}, got {shown(value)}")
+        raise ValueError(f"{field} must be from {low:.12g} to {high:.12g}, got {shown(value)}")
     return value

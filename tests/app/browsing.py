@@ -39,7 +39,7 @@ def screenshot(page: Any, name: str, full: bool = True) -> None:
     if folder is None:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
-    file = Path(folder) / f"{name}-{page.kind}.png"
+    file = Path(folder) / f"app-{name}-{page.kind}.png"
     page.wait_for_timeout(600)
     page.screenshot(path=file, full_page=full)
     with Image.open(file) as taken:

@@ -90,7 +90,7 @@ def prompt_of(served: SimpleNamespace) -> str:
 
 
 def test_compare_over_the_api_gives_lossless_pictures(served: SimpleNamespace) -> None:
-    client = Client(served.url, verbose=False)
+    client = Client(served.url, verbose=False, httpx_kwargs={"timeout": 120})
     result = client.predict(
         left="base",
         right="aligned",
@@ -181,7 +181,7 @@ def test_every_listener_survives_what_no_page_sends(http: httpx.Client, served: 
 
 def test_fifty_voters_at_once_are_each_counted_once(served: SimpleNamespace) -> None:
     before = served.ctx.arena.store.counts()["votes"]
-    client = Client(served.url, verbose=False, max_workers=50)
+    client = Client(served.url, verbose=False, max_workers=50, httpx_kwargs={"timeout": 120})
     voters = [job.result() for job in [client.submit(api_name="/voter") for _ in range(50)]]
     assert len(set(voters)) == 50
     battles = [job.result() for job in [client.submit(voter, "pair", api_name="/battle") for voter in voters]]
