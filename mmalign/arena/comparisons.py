@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -100,34 +100,56 @@ def comparisons_of(
     measures (see ``measure_style``), all with one set of names; they become covariates. Raises ValueError for a picture
     that ``style`` lacks.
     """
+    names = tuple(next(iter(style.values()))) if style else ()
     players: dict[str, int] = {}
     voters: dict[str, int] = {}
-    rows: list[tuple[int, int, int, int, int, bool, int]] = []
+    rows: list[tuple[int, ...]] = []
     measures: list[tuple[float, ...]] = []
-    names = tuple(next(iter(style.values()))) if style else ()
     left_out: Counter[str] = Counter()
-    rankings = number = 0
-    for vote in votes:
+    rankings = 0
+    for number, vote in enumerate(votes):
+        sides = vote.battle.shown
+        ids = [players.setdefault(side.player, len(players)) for side in sides]
         reason = why_left_out(vote, exported)
         if reason is None and hold_out is not None and not hold_out.holds(vote):
             reason = "not held out"
-        sides = vote.battle.shown
-        ids = [players.setdefault(side.player, len(players)) for side in sides]
         if reason is not None:
             left_out[reason] += 1
             continue
-        voter = voters.setdefault(vote.voter, len(voters))
-        rankings += vote.ballot.ranking is not None
+        voter, pair = voters.setdefault(vote.voter, len(voters)), vote.ballot.ranking is None
+        rankings += not pair
         for first, second, outcome in _pairs(vote):
-            if ids[first] == ids[second]:
-                continue
-            pair = vote.ballot.ranking is None
-            rows.append((ids[first], ids[second], outcome, voter, int(pair), pair, number))
-            if style:
-                measures.append(_difference(style, names, sides[first].image_sha256, sides[second].image_sha256))
-        number += 1
-    columns = np.array(rows, dtype=np.int64).reshape(len(rows), 7).T
+            if ids[first] != ids[second]:
+                rows.append((ids[first], ids[second], outcome, voter, pair, number))
+                if style:
+                    measures.append(_difference(style, names, sides[first].image_sha256, sides[second].image_sha256))
     table = np.array(measures, dtype=np.float64).reshape(len(measures), len(names))
+    covariates = {name: table[:, place].copy() for place, name in enumerate(names)}
+    return _assembled(players, rows, len(voters), covariates, left_out, rankings)
+
+
+def met(data: Comparisons) -> tuple[Comparisons, tuple[str, ...]]:
+    """``data`` without the players that no comparison is about, and their names."""
+    m = len(data.players)
+    seen = np.bincount(data.first, minlength=m) + np.bincount(data.second, minlength=m) > 0
+    if seen.all():
+        return data, ()
+    renumber = np.cumsum(seen) - 1
+    players = tuple(name for name, there in zip(data.players, seen, strict=True) if there)
+    idle = tuple(name for name, there in zip(data.players, seen, strict=True) if not there)
+    return replace(data, players=players, first=renumber[data.first], second=renumber[data.second]), idle
+
+
+def _assembled(
+    players: Mapping[str, int],
+    rows: Sequence[tuple[int, ...]],
+    voters: int,
+    covariates: Mapping[str, NDArray[np.float64]],
+    left_out: Mapping[str, int],
+    rankings: int,
+) -> Comparisons:
+    """Rows of (first, second, outcome, voter, is a pair, vote) as arrays, players in the order of their names."""
+    columns = np.array(rows, dtype=np.int64).reshape(len(rows), 6).T
     order = sorted(players)
     renumber = np.empty(len(players), dtype=np.int64)
     renumber[[players[name] for name in order]] = np.arange(len(players))
@@ -137,11 +159,11 @@ def comparisons_of(
         second=renumber[columns[1]],
         outcome=columns[2].copy(),
         user=columns[3].copy(),
-        users=len(voters),
+        users=voters,
         left=columns[4].copy(),
-        tie_offered=columns[5].astype(bool),
-        vote=columns[6].copy(),
-        covariates={name: table[:, place].copy() for place, name in enumerate(names)},
+        tie_offered=columns[4].astype(bool),
+        vote=columns[5].copy(),
+        covariates=covariates,
         left_out=dict(left_out),
         rankings=rankings,
     )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mmalign.arena.board import Board, Effect, IntervalKind, Standing
 from mmalign.arena.checks import check_integer, check_number
-from mmalign.arena.comparisons import Comparisons, comparisons_of
+from mmalign.arena.comparisons import Comparisons, comparisons_of, met
 from mmalign.arena.davidson import RIDGE, Design, Fit, design_of, fit
 from mmalign.arena.graph import components, strong_components, tables
 from mmalign.arena.hold_out import HoldOut
@@ -18,14 +18,20 @@ from mmalign.arena.types import Vote
 from mmalign.arena.uncertainty import bootstrap, sandwich, t_quantile
 
 ELO_PER_LOGIT = 400 / np.log(10)
+_MANY = 10**6  # degrees of freedom at which Student's t is normal
 _LEAST_INFORMATION = 1e-6  # share of an effect's information that other parameters do not take away
 
 
 @dataclass(frozen=True)
 class _Spread:
-    """The law of the estimate: covariance with a t quantile, or draws."""
+    """The law of the estimate: covariance with a t quantile, or draws; neither narrower than ``posterior`` says.
+
+    ``posterior`` is the inverse information with the ridge as a prior. Where a model won everything, voters do not
+    differ, and neither sandwich nor bootstrap sees that three wins out of three are little.
+    """
 
     estimate: NDArray[np.float64]
+    posterior: NDArray[np.float64]
     covariance: NDArray[np.float64]
     draws: NDArray[np.float64] | None
     level: float
@@ -35,10 +41,12 @@ class _Spread:
         """Value, low and high of ``contrast`` times the parameters."""
         value = float(contrast @ self.estimate)
         tail = (1 - self.level) / 2
+        least = float(contrast @ self.posterior @ contrast)
         if self.draws is not None:
+            half = t_quantile(1 - tail, _MANY) * least**0.5
             low, high = np.quantile(self.draws @ contrast, [tail, 1 - tail])
-            return value, float(low), float(high)
-        half = t_quantile(1 - tail, self.freedom) * float(np.sqrt(max(contrast @ self.covariance @ contrast, 0.0)))
+            return value, min(float(low), value - half), max(float(high), value + half)
+        half = t_quantile(1 - tail, self.freedom) * max(float(contrast @ self.covariance @ contrast), least) ** 0.5
         return value, value - half, value + half
 
 
@@ -60,8 +68,8 @@ def leaderboard(
     ``style`` adds what ``measure_style`` measured as covariates, ``position`` the advantage of the left side; an effect
     that the votes cannot tell from the models is left out and noted. ``exported=True`` counts votes that were exported
     for training too, ``hold_out`` restricts the board to what it holds. ``interval``: "sandwich" (Student's t with
-    voters - 1 degrees of freedom) or "bootstrap" (``draws`` refits to voters drawn with ``seed``, percentiles). Raises
-    ValueError where no comparison is left.
+    voters - 1 degrees of freedom) or "bootstrap" (``draws`` refits to voters drawn with ``seed``, percentiles); neither
+    is narrower than the fit's own curvature allows. Raises ValueError where no comparison is left.
     """
     check_number("ridge", ridge, low=1e-9)
     check_number("level", level, low=0.5, high=0.999)
@@ -77,12 +85,24 @@ def leaderboard(
     if not len(data):
         out = ", ".join(f"{number} {reason}" for reason, number in data.left_out.items()) or "there are no votes"
         raise ValueError(f"no vote compares two players ({out}); a board needs at least one")
+    data, idle = met(data)
     design, found, dropped = _fit(data, position and bool((data.left != 0).any()), ridge)
-    several = data.users > 1
-    covariance = sandwich(design, data, found)
+    centring = _centring(data, design.size)
+    posterior = centring @ np.linalg.inv(found.information) @ centring
+    covariance = centring @ sandwich(design, data, found) @ centring
     refits = bootstrap(design, data, found, draws=draws, seed=seed, ridge=ridge) if interval == "bootstrap" else None
-    spread = _Spread(found.parameters, covariance, refits, level, data.users - 1 if several else 10**6)
-    return _board(data, design, spread, dropped, interval, ridge)
+    freedom = data.users - 1 if data.users > 1 else _MANY
+    spread = _Spread(found.parameters, posterior, covariance, refits, level, freedom)
+    return _board(data, design, spread, (dropped, idle), interval, ridge)
+
+
+def _centring(data: Comparisons, size: int) -> NDArray[np.float64]:
+    """[p, p]: takes the mean of its component off every strength; only differences within one are known."""
+    centring = np.eye(size)
+    wins, ties = tables(data)
+    for group in components(wins + ties):
+        centring[np.ix_(group, group)] -= 1 / len(group)
+    return centring
 
 
 def _fit(data: Comparisons, position: bool, ridge: float) -> tuple[Design, Fit, tuple[str, ...]]:
@@ -112,7 +132,12 @@ def _confounded(design: Design, found: Fit, ridge: float) -> tuple[str, ...]:
 
 
 def _board(
-    data: Comparisons, design: Design, spread: _Spread, dropped: tuple[str, ...], interval: IntervalKind, ridge: float
+    data: Comparisons,
+    design: Design,
+    spread: _Spread,
+    missing: tuple[tuple[str, ...], tuple[str, ...]],
+    interval: IntervalKind,
+    ridge: float,
 ) -> Board:
     wins, ties = tables(data)
     groups = components(wins + ties)
@@ -141,7 +166,7 @@ def _board(
         notes=(),
     )
     strong = [tuple(data.players[player] for player in group) for group in strong_components(wins + ties)]
-    return replace(board, notes=notes_of(board, strong, dropped, data.rankings))
+    return replace(board, notes=notes_of(board, strong, *missing, data.rankings))
 
 
 def _standings(

@@ -8,11 +8,15 @@ from mmalign.arena.comparisons import REASONS
 FEW_VOTERS = 10
 
 
-def notes_of(board: Board, strong: Sequence[tuple[str, ...]], dropped: Sequence[str], rankings: int) -> tuple[str, ...]:
-    """Every note that applies. ``strong``: strong components; ``dropped``: effects confounded with the models."""
+def notes_of(
+    board: Board, strong: Sequence[tuple[str, ...]], dropped: Sequence[str], idle: Sequence[str], rankings: int
+) -> tuple[str, ...]:
+    """Every note that applies. ``strong``: strong components; ``dropped``: effects confounded with the models;
+    ``idle``: players that no vote compares."""
     return (
         *_top(board),
         *_connectivity(board, strong),
+        *([f"no vote that counts compares {', '.join(idle)}"] if idle else []),
         *_people(board),
         *_effects(board, dropped),
         *(f"{number} votes {REASONS[reason]} and do not count here" for reason, number in board.left_out.items()),

@@ -1,11 +1,15 @@
 """``mmalign arena``: the leaderboard of a vote store, its votes as training data, and forgetting a voter."""
 
 import json
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from mmalign.arena import Agreement
 
 app = typer.Typer(no_args_is_help=True, help="Votes of people: leaderboard, export for training, forgetting a voter.")
 
@@ -84,24 +88,8 @@ def board(
     found = leaderboard(data, interval=interval.value)
     flips = [smallest_flip(data, unit=unit) for unit in ("vote", "voter") if len(found.components[0]) > 1]
     voters = agreement(votes)
-    typer.echo(str(found))
-    for flip in flips:
-        typer.echo(f"- {flip}")
-    typer.echo(
-        f"- Krippendorff's alpha between voters {_number(voters.alpha)}, Cohen's kappa on repeats "
-        f"{_number(voters.kappa)}: {voters.note}"
-    )
-    unsure = [
-        one for one in voters.raters if (one.fooled or 0) > 0.5 or (one.consistent is not None and one.consistent < 0.5)
-    ]
-    for rater in unsure[:WORST]:
-        typer.echo(
-            f"- {rater.voter}: {rater.votes} votes, alike on {_number(rater.consistent)} of {rater.repeats} repeats, "
-            f"preferred one of two identical pictures in {_number(rater.fooled)} of {rater.identical}"
-        )
+    typer.echo("\n".join([str(found), *(f"- {flip}" for flip in flips), *_voters(voters)]))
     if out is not None:
-        from dataclasses import asdict
-
         whole = {"board": found.as_json(), "flips": [asdict(flip) for flip in flips], "agreement": asdict(voters)}
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = out.with_name(f"{out.name}.partial")
@@ -155,6 +143,22 @@ def forget(
     typer.echo(f"{gone.votes} votes deleted")
     for file in gone.exports:
         typer.echo(f"an exported file holds votes of this voter; delete it and export again: {file}")
+
+
+def _voters(found: "Agreement") -> list[str]:
+    """How far voters agree, and who does not agree with themselves."""
+    lines = [
+        f"- Krippendorff's alpha between voters {_number(found.alpha)}, Cohen's kappa on repeats "
+        f"{_number(found.kappa)}: {found.note}"
+    ]
+    unsure = [
+        one for one in found.raters if (one.fooled or 0) > 0.5 or (one.consistent is not None and one.consistent < 0.5)
+    ]
+    return lines + [
+        f"- {one.voter}: {one.votes} votes, alike on {_number(one.consistent)} of {one.repeats} repeats, "
+        f"preferred one of two identical pictures in {_number(one.fooled)} of {one.identical}"
+        for one in unsure[:WORST]
+    ]
 
 
 def _key(path: Path | None) -> bytes | None:
