@@ -156,7 +156,7 @@ def before(shown: Shown) -> dict[str, Any]:
         "download": gr.update(visible=False, value=None),
         "receipt": "",
     }
-    slots = PAIR_SLOTS if pair else range(IN_A_RANKING)
+    slots: Any = PAIR_SLOTS if pair else range(IN_A_RANKING)
     for slot, image in zip(slots, shown.images, strict=True):
         updates[f"image_{slot}"] = gr.update(value=image, elem_classes=tiny)
         updates[f"name_{slot}"] = ""

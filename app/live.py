@@ -122,6 +122,7 @@ class LiveSource:
         from mmalign.models import generate
 
         pipe, length = self._pipe(entry, request.lora_scale)
+        tokens: dict[str, Any] = {} if length is None else {"max_sequence_length": length}
         image = generate(
             pipe,
             [request.prompt],
@@ -130,7 +131,7 @@ class LiveSource:
             guidance_scale=request.guidance,
             negative_prompt=request.negative_prompt,
             on_step=told,
-            **({} if length is None else {"max_sequence_length": length}),
+            **tokens,
         )[0]
         return Picture(image, entry.name, request.prompt, seed, self._provenance(entry, request, pipe))
 

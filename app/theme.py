@@ -111,6 +111,7 @@ def css() -> str:
 
 
 def head() -> str:
-    """The keyboard shortcuts, inside the page: nothing is loaded from elsewhere."""
+    """Style of the page around Gradio's components, and the keyboard shortcuts; nothing is loaded from elsewhere."""
     script = (STATIC / "keys.js").read_text(encoding="utf-8")
-    return f'<meta name="color-scheme" content="light dark"><script>{script}</script>'
+    page = (STATIC / "page.css").read_text(encoding="utf-8")
+    return f'<meta name="color-scheme" content="light dark"><style>{page}</style><script>{script}</script>'

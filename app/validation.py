@@ -84,7 +84,7 @@ def check_order(value: Any, count: int) -> tuple[int, ...]:
     message = f"the order must hold each of 0 to {count - 1} once, best first, got {shown(value)}"
     if not isinstance(parts, Sequence) or len(parts) != count:
         raise ValueError(message)
-    places = [int(part) if isinstance(part, str) and part.strip().isdecimal() else part for part in parts]
+    places: list[Any] = [int(part) if isinstance(part, str) and part.strip().isdecimal() else part for part in parts]
     if not all(type(place) is int for place in places) or sorted(places) != list(range(count)):
         raise ValueError(message)
     return tuple(places)
