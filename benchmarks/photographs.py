@@ -87,7 +87,7 @@ def run(name: str, data: Path, changes: tuple[str, ...], work: Path) -> dict[str
     shutil.rmtree(folder, ignore_errors=True)
     done = mmalign(*command)
     if done.returncode:
-        return {"option": name, "refused": " ".join(done.stderr.split())}
+        return {"option": name, "refused": " ".join(done.stderr[done.stderr.find("error:") :].split())}
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if line.get("split", "train") == "train" and "loss" in line]
     rows = json.loads((folder / "data.json").read_text(encoding="utf-8"))["rows"]
