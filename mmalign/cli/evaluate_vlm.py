@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmalign.cli.manifest import require_empty
 from mmalign.cli.sampling import Dtype
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def vlm(
     }  # fmt: skip
     stored = base_answers, aligned_answers
     _check(benchmark.value, questions, images, of_benchmark, asking, stored)
+    if any(stored) or not (out / "answers").is_dir():  # answers that are there already are gone on with
+        require_empty(out)
     opened = _open(benchmark.value, questions or [], of_benchmark, (base_answers or [None])[0])
     if base_answers and aligned_answers:
         answers = opened.stored(base_answers), opened.stored(aligned_answers)

@@ -84,8 +84,10 @@ class Asker:
     def _file(self, side: str, out: Path) -> Any:
         from mmalign.evaluation.vlm.answering import AnswerFile
 
+        name = self.base if side == "base" or self.adapter else self.model_of_aligned
         settings = {
-            "model": self.base if side == "base" or self.adapter else self.model_of_aligned,
+            "model": name,
+            "weights": _state(Path(name)),
             "max_new_tokens": self.max_new_tokens,
             "dtype": self.dtype.value,
             "decoding": "greedy",
@@ -110,6 +112,13 @@ def _config(name: str, dtype: Dtype) -> Any:
     from mmalign.training.config import ModelConfig
 
     return ModelConfig(name=name, dtype=dtype.value)
+
+
+def _state(folder: Path) -> list[str]:
+    """Files of weights with their sizes and times, of a model in a folder: answers of weights that were written anew
+    since must not go on from those of the old ones."""
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    return [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
 
 
 def _digest(adapter: Path) -> str:

@@ -136,9 +136,12 @@ def test_live_models_are_asked_and_an_interrupted_run_goes_on(pope, tiny_llava, 
     again = [json.loads(line) for line in file.read_text().splitlines()]
     key = lambda one: (one["split"], one["question_id"])  # noqa: E731
     assert sorted(again, key=key) == sorted(said["aligned"], key=key)
-    # Other settings are other answers.
+    # Other settings are other answers, and so are other weights of the same name.
     assert live(pope, tiny_llava, out, "--suffix", "one word .") == 2
     assert "name a new --out" in capsys.readouterr().err
+    (tiny_llava / "base" / "model.safetensors").touch()
+    assert live(pope, tiny_llava, out) == 2
+    assert "holds answers that were made otherwise (weights was" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_template_with_a_begin_token_gets_no_second_one(tiny_llava, monkeypatch):
@@ -205,6 +208,42 @@ def test_a_model_that_is_not_there_is_an_error_before_anything_is_asked(pope, tm
     assert main(["evaluate", "vlm", *line]) == 2
     assert "is no folder with a config.json" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_amber_of_stored_answers_with_the_builtin_tools(tmp_path, capsys):
+    """Descriptions of two pictures and a question about each."""
+    truths = [
+        {"id": 1, "type": "generative", "truth": ["dog"], "hallu": ["cat"]},
+        {"id": 2, "type": "generative", "truth": ["cat"], "hallu": ["dog"]},
+        {"id": 3, "type": "discriminative-hallucination", "truth": "no"},
+        {"id": 4, "type": "discriminative-relation", "truth": "yes"},
+    ]
+    (tmp_path / "annotations.json").write_text(json.dumps(truths))
+    (tmp_path / "relation.json").write_text(json.dumps({"dog": ["puppy"], "cat": []}))
+    (tmp_path / "safe_words.txt").write_text("light\n")
+    queries = [{"id": n, "image": f"AMBER_{2 - n % 2}.jpg", "query": "Describe this image."} for n in range(1, 5)]
+    (tmp_path / "query_all.json").write_text(json.dumps(queries))
+    line = ["--benchmark", "amber", "--annotations", str(tmp_path), "--questions", str(tmp_path / "query_all.json")]
+    for side, texts in {
+        "base": ["Dogs, cats.", "A dog", "Yes", "Yes"],
+        "aligned": ["A puppy", "A cat", "No", "Yes"],
+    }.items():
+        file = tmp_path / f"{side}.json"
+        file.write_text(json.dumps([{"id": n, "response": text} for n, text in enumerate(texts, 1)]))
+        line += [f"--{side}-answers", str(file)]
+    out = tmp_path / "out"
+    line += ["--text-tools", "builtin", "--bootstrap", "200", "--out", str(out)]
+    assert main(["evaluate", "vlm", *line]) == 0
+    # cats and dog of 3 nouns are not there: 2 / 3.001 = 66.6; F1 of No: 0 and 2 / 2.001 -> 1.0 / 1.001 = 99.9
+    assert "CHAIR 66.60 -> 0.00" in capsys.readouterr().out
+    sections = {
+        (one["title"], one["rules"]): one["rows"] for one in json.loads((out / "results.json").read_text())["sections"]
+    }
+    assert ("descriptions", "exact words") in sections
+    assert ("questions, relation", "strict") in sections
+    assert sections["questions, existence", "official"][3]["base"]["value"] == 0
+    assert main(["evaluate", "vlm", *line]) == 2
+    assert "is not empty; name a new folder" in " ".join(capsys.readouterr().err.split())
 
 
 def test_chair_of_stored_captions(tmp_path, capsys):
