@@ -70,7 +70,7 @@ def _places(source: Source, weights: str | Path | None) -> list[Path]:
             raise ValueError(f"weights={path} does not exist; give a file or folder with {', '.join(source.files)}")
         return [path] if path.is_file() else [path / source.folder, path]
     root = os.environ.get(FOLDER)
-    return [] if root is None else [Path(root).expanduser() / source.folder]
+    return [] if not root else [Path(root).expanduser() / source.folder]
 
 
 def _files_in(place: Path, source: Source) -> list[Path] | None:
