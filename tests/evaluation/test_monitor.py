@@ -79,7 +79,9 @@ def test_measures_of_pictures():
 
 
 def test_the_rewards_of_a_run_are_means_over_its_pictures(monkeypatch):
-    pictures = PicturesConfig(every=1, prompts=["a large solid red circle on a white background", "nonsense"], held_out_reward="oracle")
+    pictures = PicturesConfig(
+        every=1, prompts=["a large solid red circle on a white background", "nonsense"], held_out_reward="oracle"
+    )
     with pytest.raises(ValueError, match="nonsense"):
         PictureRewards.of(pictures)
     monkeypatch.setenv("RANK", "1")
