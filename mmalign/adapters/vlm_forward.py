@@ -162,11 +162,18 @@ def _block_mask(layout: Layout) -> Any:
     """:meth:`Layout.visible` for FlexAttention."""
     group, part, (rows, length) = layout.group, layout.part, layout.group.shape
 
-    def keep(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001 - FlexAttention's signature
-        shared = (part[row, key] == 0) | (part[row, key] == part[row, query])
-        return (key <= query) & (group[row, key] == group[row, query]) & shared
-
-    return create_block_mask(keep, rows, None, length, length, device=str(group.device))
+    return create_block_mask(
+        lambda row, head, query, key: (  # noqa: ARG005 - FlexAttention's signature
+            (key <= query)
+            & (group[row, key] == group[row, query])
+            & ((part[row, key] == 0) | (part[row, key] == part[row, query]))
+        ),
+        rows,
+        None,
+        length,
+        length,
+        device=str(group.device),
+    )
 
 
 def _row_by_row(model: Any, layout: Layout, media: Sequence[Mapping[str, Tensor]], which: Sequence[int]) -> Tensor:

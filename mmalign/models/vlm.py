@@ -47,6 +47,8 @@ def load_vlm(model: ModelConfig, *, attention: str = "sdpa") -> VLMComponents:
     except ImportError as error:
         raise ValueError(f"vlm.attention: {attention} is not possible here: {error}") from error
     except HUB_ERRORS as error:
+        if attention in str(error):  # which families it supports depends on the version of transformers
+            raise ValueError(f"vlm.attention: {attention} is not for a {info.model_type} here; use sdpa") from error
         raise ValueError(explain(error, model.name, revision=model.revision)) from error
     loaded.requires_grad_(False).eval()
     return VLMComponents(info, loaded, processor)

@@ -143,9 +143,9 @@ def test_eager_attention_gives_the_same(kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
-@pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl"])
-def test_flex_attention_gives_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its block mask on the real model; uncompiled, because compiling for a CPU takes minutes."""
+def test_flex_attention_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its block mask on the real model; uncompiled, because compiling for a CPU takes minutes. Qwen has none yet."""
+    kind = "llava"
     monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
     monkeypatch.setattr("transformers.integrations.flex_attention.WrappedFlexAttention._instance", None)
     model = tiny_vlm(kind, dtype=torch.float32, attention="flex_attention")
