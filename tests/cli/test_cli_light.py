@@ -135,7 +135,7 @@ def test_recipes_copy(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     again = run("recipes", "copy", "sdxl/dpo_lora")
     assert again.code == 2
     assert "is not overwritten" in again.err
-    unknown = run("recipes", "copy", "dpo_lora")
+    unknown = run("recipes", "copy", "sdxl_dpo_lora")
     assert unknown.code == 2
     assert "Did you mean 'sdxl/dpo_lora'?" in unknown.err
 
