@@ -110,9 +110,11 @@ def test_commands_are_found() -> None:
 def test_every_command_parses(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = shlex.split(line)[1:]
     monkeypatch.chdir(tmp_path)
-    for argument in arguments:
+    for option, argument in zip(["", *arguments], arguments, strict=False):
         if argument.endswith(".txt"):
             Path(argument).write_text("a prompt\n", encoding="utf-8")
+        if option in ("--images", "--pictures"):
+            Path(argument).mkdir(parents=True)
     command = typer.main.get_command(app)
     called = []
     for leaf in leaves(command):
