@@ -1,0 +1,318 @@
+"""One variant of ``benchmarks.vlm`` in its own process: what it says about the same rows, and how fast it trains."""
+
+import hashlib
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from benchmarks.vlm_models import DTYPES, LINEAR, Profile, model_of, pairs, prepare, processor_of
+from mmalign.types import VLMPair
+
+OURS = {"packed": "always", "padded": "never"}
+VARIANTS = (*OURS, "trl")
+BETA, RATE, DECAY, CLIP, SEED = 0.1, 1e-4, 0.01, 1.0, 0
+CHECK_ROWS = 2
+NEEDED = ("trl", "datasets")
+
+
+class Side(NamedTuple):
+    """``modules`` holds the LoRA. ``step_0``: (loss, scores of each row by name) of the rows, without an update.
+
+    ``train``: do the steps, and call back before the first and after each.
+    """
+
+    modules: nn.Module
+    step_0: Callable[[], tuple[Tensor, dict[str, Tensor]]]
+    train: Callable[[Callable[[], None]], None]
+
+
+def why_missing(variant: str) -> str | None:
+    """Why ``variant`` cannot be run here, or None."""
+    missing = [name for name in NEEDED if find_spec(name) is None] if variant == "trl" else []
+    if missing:
+        return f"{' and '.join(missing)} not installed; pip install 'mmalign[bench]'"
+    return None
+
+
+def check(variant: str, profile: Profile, folder: Path) -> dict[str, Any]:
+    """Loss and log-probs before the first step, and again, with the norm of the gradient, under a LoRA that is not 0.
+
+    The rows have answers of several lengths; every variant is given the same LoRA.
+    """
+    side = SIDES[variant](profile, pairs(profile, CHECK_ROWS, seed=1, uneven=True), 1, folder)
+    side.modules.train()
+    with torch.no_grad():
+        before = _said(*side.step_0())
+    set_lora(side.modules)
+    loss, scores = side.step_0()
+    loss.backward()
+    gradients = [value.grad for value in side.modules.parameters() if value.grad is not None]
+    norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
+    return {"step_0": before, "moved": {**_said(loss.detach(), scores), "gradient_norm": norm}}
+
+
+def set_lora(modules: nn.Module) -> None:
+    """Give every LoRA matrix values that follow from its place in the language model alone, whatever it is called."""
+    for name, parameter in modules.named_parameters():
+        if "lora_" in name and parameter.requires_grad:
+            place, _, rest = name[name.index("layers.") :].partition(".lora_")
+            seed = int.from_bytes(hashlib.sha256(f"{place} {rest[0]}".encode()).digest()[:7], "big")
+            values = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+            parameter.data.copy_(values * (parameter.shape[1] ** -0.5 if rest[0] == "A" else 0.02))
+
+
+def timed(variant: str, profile: Profile, folder: Path) -> dict[str, Any]:
+    """What the steps after the warm-up took: loading rows, both forwards, backward and update, without logging."""
+    steps = profile.warm_up + profile.steps
+    moments: list[Moment] = []
+    ready: list[float] = []
+
+    def mark() -> None:
+        cuda = profile.device == "cuda"
+        if cuda:
+            torch.cuda.synchronize()
+            if len(moments) == profile.warm_up:
+                torch.cuda.reset_peak_memory_stats()
+        if not moments:
+            ready.append(_peak_rss())
+        moments.append(Moment.now())
+
+    side = SIDES[variant](profile, pairs(profile, steps * profile.batch_size), steps, folder)
+    side.train(mark)
+    if len(moments) != steps + 1:
+        raise SystemExit(f"{variant}: {len(moments) - 1} steps were done, {steps} asked for")
+    took = [later - earlier for earlier, later in pairwise(moments)][profile.warm_up :]
+    clock, cpu = (sum(column) / len(took) for column in zip(*took, strict=True))
+    result = {
+        "step_seconds": clock,
+        "step_cpu_seconds": cpu,
+        "pairs_per_second": profile.batch_size / clock,
+        "pairs_per_cpu_second": profile.batch_size / cpu,
+        "steps_cpu_seconds": [moment.cpu for moment in took],
+        "peak_rss_mib": _peak_rss(),
+        "rss_before_training_mib": ready[0],
+    }
+    if profile.device == "cuda":
+        result["peak_cuda_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return result
+
+
+class Moment(NamedTuple):
+    """Seconds on the clock and of the processor."""
+
+    clock: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> "Moment":
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, earlier: "Moment") -> "Moment":
+        return Moment(self.clock - earlier.clock, self.cpu - earlier.cpu)
+
+
+def _peak_rss() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _said(loss: Tensor, scores: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {"loss": float(loss), **{name: value.detach().float().tolist() for name, value in scores.items()}}
+
+
+def _autocast(profile: Profile) -> torch.autocast:
+    return torch.autocast(profile.device, dtype=torch.bfloat16, enabled=DTYPES[profile.dtype] is torch.bfloat16)
+
+
+def _ours(pack: str) -> Callable[[Profile, Sequence[VLMPair], int, Path], Side]:
+    def make(profile: Profile, rows: Sequence[VLMPair], steps: int, folder: Path) -> Side:
+        from mmalign.models.vlm import VLMComponents
+        from mmalign.models.vlm_names import peek_vlm
+        from mmalign.training.task import TRAIN, RowKey
+        from mmalign.training.trainer import Trainer
+        from mmalign.training.vlm_branches import checked_vlm_objective
+        from mmalign.training.vlm_data import VLMData
+        from mmalign.training.vlms import VLMTask
+        from mmalign.vlm_data import table_of
+
+        config = _our_config(profile, pack, steps, folder)
+        components = VLMComponents(peek_vlm(config.model), model_of(profile), processor_of(profile))
+        objective = checked_vlm_objective(config)
+        task = VLMTask(config, VLMData({TRAIN: table_of(list(rows))}, "rows"), components, objective)
+
+        def step_0() -> tuple[Tensor, dict[str, Tensor]]:
+            task.prepare(torch.device(profile.device))
+            batch = task.collate([task.load(RowKey(TRAIN, index, index)) for index in range(len(rows))])
+            if batch.unusable:
+                raise SystemExit(f"rows that cannot be used: {dict(batch.unusable)}")
+            with _autocast(profile):
+                scores = task.score(task.policy, batch.to(torch.device(profile.device)))
+            named = {f"{side}_logp": scores[side].logp for side in ("chosen", "rejected")}
+            named |= {f"ref_{side}_logp": scores[side].ref_logp for side in ("chosen", "rejected")}
+            return task.objective(scores).loss, named
+
+        def train(mark: Callable[[], None]) -> None:
+            with _marked(Trainer, mark):
+                Trainer(config, task, folder=folder / "run", console=Console(quiet=True)).fit()
+
+        return Side(task.policy, step_0, train)
+
+    return make
+
+
+def _our_config(profile: Profile, pack: str, steps: int, folder: Path) -> Any:
+    from mmalign.training.config import Config
+
+    lora = {"rank": profile.rank, "alpha": profile.rank, "targets": list(LINEAR)}
+    return Config.model_validate(
+        {
+            "family": "vlm",
+            "model": {"name": str(prepare(profile, folder / "model")), "lora": lora, "dtype": profile.dtype},
+            "data": {"source": "vlm_canonical", "path": "rows.parquet"},
+            "objective": [{"loss": "dpo", "beta": BETA}],
+            "training": {
+                "steps": steps,
+                "batch_size": profile.batch_size,
+                "learning_rate": RATE,
+                "weight_decay": DECAY,
+                "max_grad_norm": CLIP,
+                "mixed_precision": "no" if profile.dtype == "float32" else "bf16",
+                "gradient_checkpointing": profile.checkpointing,
+                "log_every": steps,
+                "seed": SEED,
+            },
+            "vlm": {"pack": pack, "max_length": 4096},
+            "output": str(folder / "run"),
+        }
+    )
+
+
+@contextmanager
+def _marked(trainer: Any, mark: Callable[[], None]) -> Iterator[None]:
+    """``mark`` is called before the first step and after every step."""
+    step, started = trainer._step, []
+
+    def marked(*arguments: Any) -> None:
+        if not started:
+            mark()
+            started.append(True)
+        step(*arguments)
+        mark()
+
+    trainer._step = marked
+    try:
+        yield
+    finally:
+        trainer._step = step
+
+
+def _trl(profile: Profile, rows: Sequence[VLMPair], steps: int, folder: Path) -> Side:
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl import DPOConfig, DPOTrainer  # type: ignore[import-not-found] - an optional extra
+
+    marks: list[Callable[[], None]] = []
+
+    class Marks(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            marks[0]()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            marks[0]()
+
+    bf16 = profile.dtype == "bfloat16"
+    arguments = DPOConfig(
+        output_dir=str(folder / "trl"),
+        per_device_train_batch_size=profile.batch_size,
+        max_steps=steps,
+        beta=BETA,
+        learning_rate=RATE,
+        lr_scheduler_type="constant",
+        weight_decay=DECAY,
+        max_grad_norm=CLIP,
+        optim="adamw_torch_fused" if profile.device == "cuda" else "adamw_torch",
+        bf16=bf16,
+        use_cpu=profile.device == "cpu",
+        gradient_checkpointing=profile.checkpointing,
+        max_length=None,
+        logging_steps=steps + 1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=SEED,
+    )
+    layers = rf".*language_model\..*\.({'|'.join(LINEAR)})"
+    trainer = DPOTrainer(
+        model=model_of(profile),
+        args=arguments,
+        train_dataset=_dataset(rows),
+        processing_class=processor_of(profile),
+        peft_config=LoraConfig(r=profile.rank, lora_alpha=profile.rank, lora_dropout=0.0, target_modules=layers),
+        callbacks=[Marks()],
+    )
+
+    def step_0() -> tuple[Tensor, dict[str, Tensor]]:
+        sums: list[Tensor] = []
+        hook = trainer.model.register_forward_hook(lambda _, __, made: sums.append(made.log_probs.sum(dim=1)))
+        inputs = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[n] for n in range(len(rows))]))
+        with _autocast(profile):
+            loss = trainer.compute_loss(trainer.model, inputs)
+        hook.remove()
+        named = {}
+        for prefix, of in zip(("", "ref_"), sums, strict=True):
+            named[f"{prefix}chosen_logp"], named[f"{prefix}rejected_logp"] = of.chunk(2)
+        return loss, named
+
+    def train(mark: Callable[[], None]) -> None:
+        marks.append(mark)
+        trainer.train()
+
+    return Side(trainer.model, step_0, train)
+
+
+def _dataset(rows: Sequence[VLMPair]) -> Any:
+    """``rows`` as TRL reads them: pictures as encoded bytes, which are decoded when a row is loaded."""
+    from datasets import Dataset, Image, List  # type: ignore[import-not-found] - an optional extra
+
+    made = Dataset.from_list(
+        [
+            {
+                "images": [{"bytes": image.read(), "path": None} for image in row.images],
+                "prompt": [
+                    {"role": "user", "content": " ".join(p for p in row.prompt[0].content if isinstance(p, str))}
+                ],
+                "chosen": [{"role": "assistant", "content": row.chosen}],
+                "rejected": [{"role": "assistant", "content": row.rejected}],
+            }
+            for row in rows
+        ]
+    )
+    return made.cast_column("images", List(Image()))
+
+
+SIDES: dict[str, Callable[[Profile, Sequence[VLMPair], int, Path], Side]] = {
+    **{name: _ours(pack) for name, pack in OURS.items()},
+    "trl": _trl,
+}
+
+
+def versions() -> dict[str, str]:
+    """What this process would measure with."""
+    found = {}
+    for name in ("torch", "transformers", "peft", "accelerate", "trl", "datasets"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

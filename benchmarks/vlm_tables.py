@@ -1,0 +1,133 @@
+"""The report of ``benchmarks.vlm``."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.cache_tables import interval, ratio_interval
+
+NAMES = {"packed": "mmalign, packed", "padded": "mmalign, padded", "trl": "TRL"}
+LOGPS = ("chosen_logp", "rejected_logp", "ref_chosen_logp", "ref_rejected_logp")
+GPU_PROFILES = ("llava-7b", "qwen2.5-vl-7b")
+
+
+def difference(checks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """How far variants are apart on the same rows, at most: ``loss`` (at step 0 from log 2), ``logp``, ``gradient``.
+
+    Relative to the largest value; a variant alone is compared with log 2 and with its own reference at step 0.
+    """
+    found = {"loss": 0.0, "logp": 0.0, "gradient": 0.0}
+    first = next(iter(checks.values()))
+    for said in checks.values():
+        found["loss"] = max(found["loss"], abs(said["step_0"]["loss"] / math.log(2) - 1))
+        for stage in ("step_0", "moved"):
+            found["loss"] = max(found["loss"], abs(said[stage]["loss"] / first[stage]["loss"] - 1))
+            for name in LOGPS:
+                found["logp"] = max(found["logp"], _apart(said[stage][name], first[stage][name]))
+        for name in LOGPS[:2]:
+            found["logp"] = max(found["logp"], _apart(said["step_0"][name], said["step_0"][f"ref_{name}"]))
+        norm = first["moved"]["gradient_norm"]
+        found["gradient"] = max(found["gradient"], abs(said["moved"]["gradient_norm"] / norm - 1))
+    # NaN would compare as equal to everything.
+    return {name: value if math.isfinite(value) else math.inf for name, value in found.items()}
+
+
+def _apart(one: Sequence[float], other: Sequence[float]) -> float:
+    if len(one) != len(other):
+        return math.inf
+    scale = max(abs(value) for value in other)
+    apart = [abs(a - b) / scale for a, b in zip(one, other, strict=True)]
+    return max(value if math.isfinite(value) else math.inf for value in apart)
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """Markdown: circumstances, whether all say the same, then variants and how much better the packed one is."""
+    circumstances, profile = results["circumstances"], results["circumstances"]["profile"]
+    versions = ", ".join(f"{name} {version}" for name, version in circumstances["versions"].items())
+    loads = circumstances["load_average"]
+    parts = [
+        "# Training a vision-language model with DPO: speed and memory\n",
+        f"`{circumstances['command']}` at commit `{circumstances['commit'][:12]}` on {circumstances['machine']} "
+        f"({versions}); load average {min(loads):g} to {max(loads):g}.\n",
+        _work(profile, results["runs"]),
+        _agreement(results["checks"], profile["tolerance"]),
+    ]
+    parts += [f"{NAMES[variant]} was left out: {reason}.\n" for variant, reason in results["missing"].items()]
+    parts += [_table(results["runs"], profile), _ratios(results["runs"], profile), _notes(profile)]
+    return "\n".join(parts)
+
+
+def _work(profile: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    parameters, repetitions = profile["parameters"], len({run["repetition"] for run in runs})
+    vision, vocabulary = (parameters[name] / parameters["all"] for name in ("vision", "vocabulary"))
+    return (
+        f"The work: {profile['kind']} shape with random weights, {parameters['all'] / 1e6:,.1f} M parameters (vision "
+        f"{vision:.0%}, vocabulary {vocabulary:.0%}), pictures of {profile['side']} px as {profile['picture_tokens']} "
+        f"tokens, questions of {profile['question_tokens']} and answers of {profile['answer_tokens']}, all of one "
+        f"length, so that nobody pads. DPO, LoRA of rank {profile['rank']} on the linear layers of the language model, "
+        f"the reference is the LoRA switched off, AdamW, {profile['dtype']}, batches of {profile['batch_size']} pairs, "
+        f"gradient checkpointing {'on' if profile['checkpointing'] else 'off'}. Each run in its own process, variants "
+        f"alternating; {profile['steps']} timed steps after {profile['warm_up']}, {repetitions} repetitions.\n"
+    )
+
+
+def _agreement(checks: Mapping[str, Any], tolerance: float) -> str:
+    found = difference(checks)
+    losses = ", ".join(f"{NAMES[variant]} {said['step_0']['loss']:.6f}" for variant, said in checks.items())
+    return (
+        f"The same rows first, with answers of several lengths. Loss at step 0 (log 2 = {math.log(2):.6f}): {losses}. "
+        "At step 0 and under the same LoRA that is not 0, over all variants: losses differ by at most "
+        f"{found['loss']:.1e}, log-probs of chosen and rejected, policy and reference, by {found['logp']:.1e}, and the "
+        f"norm of the gradient by {found['gradient']:.1e}, relatively; {tolerance:g} was allowed.\n"
+    )
+
+
+def _table(runs: Sequence[Mapping[str, Any]], profile: Mapping[str, Any]) -> str:
+    cuda = profile["device"] == "cuda"
+    heads = ["", "processor, s per step", "clock, s per step", "pairs per processor second", "pairs per clock second"]
+    heads += ["peak RSS, MiB", "of that before the first step"] + (["peak CUDA memory, MiB"] if cuda else [])
+    columns = ["step_cpu_seconds", "step_seconds", "pairs_per_cpu_second", "pairs_per_second"]
+    columns += ["peak_rss_mib", "rss_before_training_mib"] + (["peak_cuda_mib"] if cuda else [])
+    lines = ["Mean ± 95 % interval over the repetitions.\n", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for variant in _variants(runs):
+        cells = [interval([run[column] for run in runs if run["variant"] == variant]) for column in columns]
+        lines.append(f"| {NAMES[variant]} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def ratios(runs: Sequence[Mapping[str, Any]], slow: str, fast: str, column: str) -> list[float]:
+    """``column`` of ``slow`` over that of ``fast``, one for each repetition that has both."""
+    by = {(run["variant"], run["repetition"]): run[column] for run in runs}
+    both = sorted(number for variant, number in by if variant == slow and (fast, number) in by)
+    return [by[slow, number] / by[fast, number] for number in both]
+
+
+def _ratios(runs: Sequence[Mapping[str, Any]], profile: Mapping[str, Any]) -> str:
+    cuda = profile["device"] == "cuda"
+    columns = {"processor": "step_cpu_seconds", "clock": "step_seconds"}
+    columns |= {"peak CUDA memory": "peak_cuda_mib"} if cuda else {"peak RSS": "peak_rss_mib"}
+    lines = [f"| how many times better | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    present = _variants(runs)
+    for slow, fast in (("trl", "packed"), ("trl", "padded"), ("padded", "packed")):
+        if slow in present and fast in present:
+            cells = [ratio_interval(ratios(runs, slow, fast, column)) for column in columns.values()]
+            lines.append(f"| {NAMES[fast]} / {NAMES[slow]} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
+def _notes(profile: Mapping[str, Any]) -> str:
+    if profile["device"] == "cuda":
+        return "The step waits for the device before the clock is read.\n"
+    parts = [
+        "Processor seconds are the number to trust: the machine was shared, so the clock says how busy others kept it. "
+        "On a CPU TRL's head scores every position, not only those of answers (its kernel for that is for "
+        "GPUs); the vocabulary is small here, so that this weighs little.",
+    ]
+    if profile["name"] == "56m":
+        parts.append(f"Not yet measured: the GPU profiles {' and '.join(GPU_PROFILES)} (`--profile NAME`).")
+    return " ".join(parts) + "\n"
+
+
+def _variants(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    present = {run["variant"] for run in runs}
+    return [variant for variant in NAMES if variant in present]
