@@ -21,7 +21,7 @@ class ClipTowers:
     def __init__(self, model: nn.Module, identity: str, device: torch.device, dtype: torch.dtype, size: int) -> None:
         self.model, self.identity, self.device, self.dtype, self.size = model, identity, device, dtype, size
 
-    def text_features(self, ids: Int[Tensor, "batch 77"]) -> Float[Tensor, "batch width"]:
+    def text_features(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch width"]:
         """The projected state of the end of text."""
         ids = ids.to(self.device)
         if isinstance(self.model, CLIPModel):

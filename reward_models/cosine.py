@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from reward_models.clip_towers import ClipTowers
 from reward_models.pixels import Preprocess
-from reward_models.tokens import CONTEXT, ClipTokens
+from reward_models.tokens import ClipTokens, FolderTokens
 
 
 @dataclass
@@ -30,7 +30,7 @@ class CosineReward:
     logits: bool = False
     outcome: Callable[[Tensor], Tensor] | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
-    tokens: ClipTokens = field(default_factory=ClipTokens)
+    tokens: ClipTokens | FolderTokens = field(default_factory=ClipTokens)
     prefix: str = ""
     batch_size: int = 32
     prompt_limit: int | None = field(init=False)
@@ -38,7 +38,7 @@ class CosineReward:
 
     def __post_init__(self) -> None:
         # Start and end of text take two places, the prefix some more.
-        self.prompt_limit = CONTEXT - 2 - self.tokens.lengths([self.prefix])[0]
+        self.prompt_limit = self.tokens.context - 2 - self.tokens.lengths([self.prefix])[0]
         # Rewards of one backbone see a picture alike: same image tower, same preprocessing.
         self.backbone = f"{self.towers.identity} {self.preprocess}"
 

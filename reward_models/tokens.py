@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -28,6 +29,11 @@ class ClipTokens:
     cleaning: Literal["clip", "transformers"] = "clip"
     pad: int = 0
 
+    @property
+    def context(self) -> int:
+        """Tokens that the model reads, start and end included."""
+        return CONTEXT
+
     def __call__(self, prompts: Sequence[str]) -> Int[Tensor, "batch 77"]:
         """Token ids, int64."""
         ids = torch.full((len(prompts), CONTEXT), self.pad)
@@ -43,6 +49,32 @@ class ClipTokens:
     def _texts(self, prompts: Sequence[str]) -> list[list[int]]:
         tokenizer = _tokenizer(self.cleaning)
         return [tokenizer.encode(prompt) for prompt in prompts]
+
+
+@dataclass(frozen=True)
+class FolderTokens:
+    """Prompts to token ids [batch, ``context``] by the tokenizer of a folder, cut to fit, padded as it says."""
+
+    folder: Path
+    context: int
+
+    def __call__(self, prompts: Sequence[str]) -> Int[Tensor, "batch context"]:
+        """Token ids, int64."""
+        return _saved_tokenizer(self.folder)(
+            list(prompts), padding="max_length", truncation=True, max_length=self.context, return_tensors="pt"
+        ).input_ids
+
+    def lengths(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens of each prompt, before anything is cut off."""
+        read = _saved_tokenizer(self.folder)
+        return [len(read(prompt, add_special_tokens=False).input_ids) for prompt in prompts]
+
+
+@lru_cache
+def _saved_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
 
 
 @lru_cache

@@ -18,7 +18,7 @@ def preference_metrics(scores: Scores, beta: float | Tensor | None = None) -> di
     Always: ``accuracy`` (1 where the margin is > 0, 0.5 at 0), ``margin``, ``chosen_logp``, ``rejected_logp`` and
     ``ranking_accuracy`` (of the policy's mean logp alone). With a reference: ``chosen_logratio``,
     ``rejected_logratio``, and the margin is of log-ratios; without, of logp. With token lengths: ``*_length``. With
-    ``beta`` and a reference: ``win_probability`` = sigma(beta * margin), and, where the rows have a preference,
+    ``beta``: ``win_probability`` = sigma(beta * margin), and, with a reference and where the rows have a preference,
     ``idealised_ranking_accuracy``: the ranking accuracy of the policy that fits every label exactly, i.e. of
     ref_chosen_logp - ref_rejected_logp + logit(p) / beta (arXiv 2405.19534). Nothing keeps a gradient.
     """
@@ -46,6 +46,8 @@ def preference_metrics(scores: Scores, beta: float | Tensor | None = None) -> di
                 reference_gap = full_precision(chosen.ref_logp) - full_precision(rejected.ref_logp)
                 target = torch.logit(full_precision(scores.preference)) / beta
                 metrics["idealised_ranking_accuracy"] = _wins(reference_gap + target)
+    elif beta is not None:
+        metrics["win_probability"] = torch.sigmoid(beta * margin)
     metrics |= {"margin": margin, "accuracy": _wins(margin)}
     return {name: value.detach() for name, value in metrics.items()}
 

@@ -64,6 +64,11 @@ class Objective:
         return any(term.signature.needs_reference for term in self.terms)
 
     @property
+    def reads_rewards(self) -> tuple[str, ...]:
+        """Terms that read scores of a reward model, by name."""
+        return tuple(name for name, term in zip(self.names, self.terms, strict=True) if term.signature.reads_rewards)
+
+    @property
     def asks(self) -> frozenset[str]:
         """Row labels that some term asks for: of preference, margin, labels and desirable."""
         return frozenset[str]().union(*(term.signature.row_fields for term in self.terms))
@@ -78,8 +83,13 @@ class Objective:
 
     @property
     def reward_beta(self) -> float | Tensor | None:
-        """beta of the first term that takes sigma(beta * margin) for the probability that chosen wins, or None."""
+        """beta of the first term that takes sigma(beta * margin) for the probability that chosen wins, or None.
+
+        Scores of reward models are logits: 1.
+        """
         for index, term in enumerate(self.terms):
+            if term.signature.reads_rewards and dict(term.branches) == {CHOSEN: CHOSEN, REJECTED: REJECTED}:
+                return 1.0
             if term.loss_name in BRADLEY_TERRY and dict(term.branches) == {CHOSEN: CHOSEN, REJECTED: REJECTED}:
                 return self._betas[index].value if index in self._betas else float(term.keywords["beta"])
         return None

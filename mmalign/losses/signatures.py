@@ -20,7 +20,7 @@ REQUIRED = inspect.Parameter.empty
 
 # Tensor argument -> (branch key, what is read from that branch's scores).
 _PREFIXES = {f"{key}_": key for key in (CHOSEN, REJECTED, GOLD)} | {"candidate_": CANDIDATES, "": SAMPLE}
-_QUANTITIES = ("logratio", "logp", "mean_logp", "length", "gap")
+_QUANTITIES = ("logratio", "logp", "mean_logp", "length", "gap", "score")
 ARGUMENTS: dict[str, tuple[str, str]] = {
     f"{prefix}{quantity}": (key, quantity) for prefix, key in _PREFIXES.items() for quantity in _QUANTITIES
 } | {f"ref_{prefix}logp": (key, "ref_logp") for prefix, key in _PREFIXES.items()}
@@ -67,6 +67,16 @@ class LossSignature:
         return any(ARGUMENTS[name][1] in ("logratio", "ref_logp", "gap") for name in self.tensors if name in ARGUMENTS)
 
     @property
+    def reads_rewards(self) -> bool:
+        """Whether any tensor is the score of a reward model (``chosen_score``), which only reward models give."""
+        return any(ARGUMENTS[name][1] == "score" for name in self.tensors if name in ARGUMENTS)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Tensors that are neither scores nor row labels: what an adapter and a loss have agreed on."""
+        return tuple(name for name in self.tensors if name not in ARGUMENTS and name not in ROW_FIELDS)
+
+    @property
     def sums_over_tokens(self) -> bool:
         """Whether any tensor is a sum over tokens, which ``score: mean`` would turn into a mean."""
         return any(ARGUMENTS[name][1] in ("logratio", "logp", "ref_logp") for name in self.tensors if name in ARGUMENTS)
@@ -93,6 +103,8 @@ def _read_score(branch: BranchScores, quantity: str, mean: bool) -> Tensor:
         return length
     if quantity == "mean_logp":
         return branch.mean_logp
+    if quantity == "score":
+        return branch.logp
     if quantity == "gap":
         if branch.gap is None:
             raise ValueError("asks for the gap between predictions of policy and reference, which these scores lack")

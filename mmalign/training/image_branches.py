@@ -73,7 +73,15 @@ def losses_for(kind: RowKind) -> list[str]:
 
 
 def _fits(signature: LossSignature, kind: RowKind) -> bool:
+    if signature.reads_rewards or signature.extras:
+        return False
     return set(signature.branch_keys) <= set(BRANCHES[kind]) and signature.row_fields <= LABELS[kind]
+
+
+def reward_problem(objective: Objective) -> str | None:
+    """Why a generator cannot be trained with terms that read the scores of a reward model; None without any."""
+    names = ", ".join(objective.reads_rewards)
+    return f"{names} trains reward models; set family: reward, or choose a loss of generators" if names else None
 
 
 def _problem(term: Term, kind: RowKind) -> str | None:

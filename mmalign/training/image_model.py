@@ -6,7 +6,7 @@ from mmalign.adapters import DiffusionAdapter, FlowAdapter
 from mmalign.losses import Objective
 from mmalign.models import Components, peek
 from mmalign.training.config import Config, TimestepConfig, TrainingConfig
-from mmalign.training.image_branches import check_rows, kind_of_rows
+from mmalign.training.image_branches import check_rows, kind_of_rows, reward_problem
 from mmalign.training.image_reference import reference_kind
 from mmalign.types import CHOSEN, REJECTED
 
@@ -29,6 +29,9 @@ def checked_objective(config: Config) -> Objective:
     if config.family != "image":
         raise ValueError(f"this is for image generators, and the recipe has family: {config.family}")
     objective = Objective(config.objective)
+    problem = reward_problem(objective)
+    if problem is not None:
+        raise ValueError(problem)
     kind = kind_of_rows(config.data)
     if kind is not None:
         check_rows(objective, kind)

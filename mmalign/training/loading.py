@@ -39,6 +39,12 @@ def load_config(source: str | Path, overrides: Sequence[str] = (), *, check_file
         from mmalign.training.vlm_mistakes import vlm_mistakes
 
         mistakes += vlm_mistakes(raw, config, objective, check_files=check_files)
+    elif raw.get("family") == "reward":
+        mistakes += _check_source(raw.get("data"))
+        if check_files:
+            mistakes += _check_reward(raw.get("data"))
+        if config is not None and objective is not None:
+            mistakes += _check_plug_in("reward", config, objective, check_files)
     else:
         mistakes += _check_source(raw.get("data"))
         if check_files:
@@ -189,8 +195,10 @@ def _check_model(model: Any, config: Config | None) -> list[Mistake]:
 def _check_image_objective(config: Config, objective: Any) -> list[Mistake]:
     """Settings of image generators that contradict the objective."""
     mistakes = []
-    from mmalign.training.image_branches import kind_of_rows, problem_with_rows
+    from mmalign.training.image_branches import kind_of_rows, problem_with_rows, reward_problem
 
+    if (problem := reward_problem(objective)) is not None:
+        return [Mistake("objective", problem)]
     if config.training.safeguard is not None:
         from mmalign.training.image_model import safeguard_problem
 
@@ -200,6 +208,16 @@ def _check_image_objective(config: Config, objective: Any) -> list[Mistake]:
     if kind is not None and (problem := problem_with_rows(objective, kind)) is not None:
         mistakes.append(Mistake("objective", problem))
     return mistakes
+
+
+def _check_plug_in(family: str, config: Config, objective: Any, check_files: bool) -> list[Mistake]:
+    """What the package that trains ``family`` finds."""
+    from mmalign.training.plug_ins import plug_in
+
+    try:
+        return plug_in(family).mistakes(config, objective, check_files=check_files)
+    except ValueError as error:
+        return [Mistake("family", str(error), family)]
 
 
 def _check_objective_fits(config: Config, objective: Any) -> list[Mistake]:

@@ -23,6 +23,7 @@ from mmalign.training.image_data import (
 from mmalign.training.image_model import checked_objective
 from mmalign.training.images import ImageTask
 from mmalign.training.plan import Plan, make_plan, shape_of_model
+from mmalign.training.plug_ins import plug_in
 from mmalign.training.processes import main_process_first, processes_started
 from mmalign.training.strategy import check_packages, check_strategy
 from mmalign.training.task import Task
@@ -88,7 +89,11 @@ def _vlm_run(config: Config) -> RunOfFamily:
     return VLMRun(config)
 
 
-FAMILIES: dict[str, Callable[[Config], RunOfFamily]] = {"image": ImageRun, "vlm": _vlm_run}
+def _reward_run(config: Config) -> RunOfFamily:
+    return plug_in("reward").run(config)
+
+
+FAMILIES: dict[str, Callable[[Config], RunOfFamily]] = {"image": ImageRun, "vlm": _vlm_run, "reward": _reward_run}
 
 
 def train(config: Config, *, resume: bool = False, dry_run: bool = False, command: str = "") -> RunResult:

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmalign.losses import Objective
 from mmalign.training.config import Config, VLMConfig
+from mmalign.training.image_branches import reward_problem
 from mmalign.types import CHOSEN, REJECTED
 
 SIDES = (CHOSEN, REJECTED)
@@ -63,6 +64,8 @@ def branch_problems(objective: Objective, vlm: VLMConfig) -> list[str]:
     problems += [
         f"vlm.corruptions.{name} would be ignored: no branch ends in @{name}" for name in vlm.corruptions.keys() - used
     ]
+    if (problem := reward_problem(objective)) is not None:
+        problems.append(problem)
     labels = sorted(objective.asks - OFFERED)
     if labels:
         problems.append(f"the rows are pairs of responses and have no {' and no '.join(labels)}")

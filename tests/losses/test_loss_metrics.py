@@ -39,7 +39,9 @@ def test_metrics_without_a_reference() -> None:
     metrics = preference_metrics(scores(reference=False), beta=2.0)
     assert metrics["margin"].tolist() == [1.0, 0.0, -2.0]
     assert metrics["accuracy"].tolist() == [1.0, 0.5, 0.0]
-    assert not {"chosen_logratio", "win_probability"} & set(metrics)
+    torch.testing.assert_close(metrics["win_probability"], torch.tensor([0.880797, 0.5, 0.0179862]))
+    assert not {"chosen_logratio", "idealised_ranking_accuracy"} & set(metrics)
+    assert "win_probability" not in preference_metrics(scores(reference=False))
 
 
 def test_ranking_accuracy_is_per_token_and_lengths_are_logged() -> None:

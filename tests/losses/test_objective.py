@@ -330,9 +330,9 @@ class _Entry:
 
     @staticmethod
     def load():
-        def double_sft(chosen_mean_logp: Tensor, chosen_score: Tensor, *, factor: float = 2.0) -> Tensor:
-            """-factor chosen_mean_logp + chosen_score."""
-            return factor * sft(chosen_mean_logp) + chosen_score
+        def double_sft(chosen_mean_logp: Tensor, chosen_taste: Tensor, *, factor: float = 2.0) -> Tensor:
+            """-factor chosen_mean_logp + chosen_taste."""
+            return factor * sft(chosen_mean_logp) + chosen_taste
 
         return double_sft
 
@@ -341,7 +341,7 @@ def test_packages_add_losses_and_tensors(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(loss_signatures, "entry_points", lambda group: [_Entry] if group == "mmalign.losses" else [])
     objective = Objective([{"loss": "double_sft", "factor": 3.0}])
     scores = pair_scores()
-    scores = Scores(scores.branches, extras={"chosen_score": torch.ones(4, dtype=F64)})
+    scores = Scores(scores.branches, extras={"chosen_taste": torch.ones(4, dtype=F64)})
     torch.testing.assert_close(objective(scores).loss, 1 - 3 * scores["chosen"].mean_logp.mean())
     monkeypatch.setattr(_Entry, "name", "dpo")
     with pytest.raises(ValueError, match="'dpo' is registered twice"):

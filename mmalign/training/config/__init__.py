@@ -16,6 +16,7 @@ from mmalign.training.config.loaded import loading_problems
 from mmalign.training.config.loop import EMAConfig, TimestepConfig, TrainingConfig
 from mmalign.training.config.model import LoRAConfig, ModelConfig
 from mmalign.training.config.reference import ReferenceConfig
+from mmalign.training.config.reward import RewardConfig, reward_problems
 from mmalign.training.config.section import Section
 from mmalign.training.config.stabilisers import CurriculumConfig, GuardConfig, SafeguardConfig, stabiliser_problems
 from mmalign.training.config.trained import precision_problems, reference_problems
@@ -34,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "PicturesConfig",
     "ReferenceConfig",
+    "RewardConfig",
     "SafeguardConfig",
     "Section",
     "TimestepConfig",
@@ -43,7 +45,7 @@ __all__ = [
 
 
 class Config(Section):
-    """One run. ``family``: image generators, or vision-language models, which have the section ``vlm``."""
+    """One run. ``family``: image generators, vision-language models (section ``vlm``), reward models (``reward``)."""
 
     family: Family = "image"
     model: ModelConfig
@@ -53,6 +55,9 @@ class Config(Section):
     training: TrainingConfig
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     vlm: VLMConfig | None = Field(default_factory=lambda given: VLMConfig() if given.get("family") == "vlm" else None)
+    reward: RewardConfig | None = Field(
+        default_factory=lambda given: RewardConfig() if given.get("family") == "reward" else None
+    )
     output: str
 
     @field_validator("objective")
@@ -83,6 +88,7 @@ class Config(Section):
         problems += stabiliser_problems(training.steps, training.curriculum, training.guard, evaluation)
         sections = {"model": self.model, "data": data, "training": training, "evaluation": evaluation}
         problems += family_problems(self.family, self.vlm, sections, self.reference.kind)
+        problems += reward_problems(self.family, self.reward, sections)
         if problems:
             raise ValueError("\n".join(problems))
         return self

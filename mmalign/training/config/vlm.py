@@ -10,7 +10,7 @@ from mmalign.training.config.loop import TrainingConfig
 from mmalign.training.config.model import LoRAConfig, ModelConfig
 from mmalign.training.config.section import Section
 
-Family = Literal["image", "vlm"]
+Family = Literal["image", "vlm", "reward"]
 
 
 class VLMConfig(Section):
@@ -89,8 +89,9 @@ LANGUAGE_LAYERS = "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_pro
 
 def family_problems(family: Family, vlm: VLMConfig | None, sections: dict[str, Section], reference: str) -> list[str]:
     """Settings that belong to the other family; ``sections`` by name, ``reference`` its kind."""
-    if family == "image":
-        return ["vlm: would be ignored by family: image; leave it out, or set family: vlm"] if vlm is not None else []
+    if family != "vlm":
+        told = f"vlm: would be ignored by family: {family}; leave it out, or set family: vlm"
+        return [told] if vlm is not None else []
     if vlm is None:
         return ["vlm: null leaves family: vlm without its settings; leave the line out for the defaults"]
     problems = []
