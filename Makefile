@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test lint evidence clean
+.PHONY: install quickstart test lint evidence bench-check clean
 
 install: $(STAMP)
 
@@ -29,6 +29,9 @@ test: lint
 
 evidence: $(STAMP)
 	$(BIN)/python -m benchmarks.evidence $(ARGS)
+
+bench-check: $(STAMP)
+	$(BIN)/python -m benchmarks.bench_check $(ARGS)
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info

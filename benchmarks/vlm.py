@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(profile: Any, variants: Sequence[str], work: Path, command: str, out: Path) -> dict[str, Any]:
-    """Check, then time, every variant that can run here; ``out`` is written after every repetition.
+    """Check, then time, every variant that can run here; ``out`` is written after every run.
 
     SystemExit where variants disagree about the same rows by more than ``profile.tolerance``.
     """
@@ -88,8 +88,8 @@ def compare(profile: Any, variants: Sequence[str], work: Path, command: str, out
             run = in_a_process("time", variant, profile, work)
             results["runs"].append({"variant": variant, "repetition": repetition, **run})
             print(results["runs"][-1], flush=True)
-        results["circumstances"]["load_average"].append(round(os.getloadavg()[0], 1))
-        write(results, out)
+            results["circumstances"]["load_average"].append(round(os.getloadavg()[0], 1))
+            write(results, out)
     return results
 
 

@@ -16,25 +16,15 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks.vlm_models import DTYPES, LINEAR, Profile, model_of, pairs, prepare, processor_of
+from benchmarks.vlm_models import LINEAR, Profile, model_of, pairs, prepare, processor_of
+from benchmarks.vlm_settings import BETA, CLIP, DECAY, RATE, SEED, Side, autocast
+from benchmarks.vlm_trl import trl_side
 from mmalign.types import VLMPair
 
 OURS = {"packed": "always", "padded": "never"}
 VARIANTS = (*OURS, "trl")
-BETA, RATE, DECAY, CLIP, SEED = 0.1, 1e-4, 0.01, 1.0, 0
 CHECK_ROWS = 2
 NEEDED = ("trl", "datasets")
-
-
-class Side(NamedTuple):
-    """``modules`` holds the LoRA. ``step_0``: (loss, scores of each row by name) of the rows, without an update.
-
-    ``train``: do the steps, and call back before the first and after each.
-    """
-
-    modules: nn.Module
-    step_0: Callable[[], tuple[Tensor, dict[str, Tensor]]]
-    train: Callable[[Callable[[], None]], None]
 
 
 def why_missing(variant: str) -> str | None:
@@ -130,10 +120,6 @@ def _said(loss: Tensor, scores: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"loss": float(loss), **{name: value.detach().float().tolist() for name, value in scores.items()}}
 
 
-def _autocast(profile: Profile) -> torch.autocast:
-    return torch.autocast(profile.device, dtype=torch.bfloat16, enabled=DTYPES[profile.dtype] is torch.bfloat16)
-
-
 def _ours(pack: str) -> Callable[[Profile, Sequence[VLMPair], int, Path], Side]:
     def make(profile: Profile, rows: Sequence[VLMPair], steps: int, folder: Path) -> Side:
         from mmalign.models.vlm import VLMComponents
@@ -155,7 +141,7 @@ def _ours(pack: str) -> Callable[[Profile, Sequence[VLMPair], int, Path], Side]:
             batch = task.collate([task.load(RowKey(TRAIN, index, index)) for index in range(len(rows))])
             if batch.unusable:
                 raise SystemExit(f"rows that cannot be used: {dict(batch.unusable)}")
-            with _autocast(profile):
+            with autocast(profile):
                 scores = task.score(task.policy, batch.to(torch.device(profile.device)))
             named = {f"{side}_logp": scores[side].logp for side in ("chosen", "rejected")}
             named |= {f"ref_{side}_logp": scores[side].ref_logp for side in ("chosen", "rejected")}
@@ -216,94 +202,9 @@ def _marked(trainer: Any, mark: Callable[[], None]) -> Iterator[None]:
         trainer._step = step
 
 
-def _trl(profile: Profile, rows: Sequence[VLMPair], steps: int, folder: Path) -> Side:
-    from peft import LoraConfig
-    from transformers import TrainerCallback
-    from trl import DPOConfig, DPOTrainer  # type: ignore[import-not-found] - an optional extra
-
-    marks: list[Callable[[], None]] = []
-
-    class Marks(TrainerCallback):
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            marks[0]()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            marks[0]()
-
-    bf16 = profile.dtype == "bfloat16"
-    arguments = DPOConfig(
-        output_dir=str(folder / "trl"),
-        per_device_train_batch_size=profile.batch_size,
-        max_steps=steps,
-        beta=BETA,
-        learning_rate=RATE,
-        lr_scheduler_type="constant",
-        weight_decay=DECAY,
-        max_grad_norm=CLIP,
-        optim="adamw_torch_fused" if profile.device == "cuda" else "adamw_torch",
-        bf16=bf16,
-        use_cpu=profile.device == "cpu",
-        gradient_checkpointing=profile.checkpointing,
-        max_length=None,
-        logging_steps=steps + 1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        seed=SEED,
-    )
-    layers = rf".*language_model\..*\.({'|'.join(LINEAR)})"
-    trainer = DPOTrainer(
-        model=model_of(profile),
-        args=arguments,
-        train_dataset=_dataset(rows),
-        processing_class=processor_of(profile),
-        peft_config=LoraConfig(r=profile.rank, lora_alpha=profile.rank, lora_dropout=0.0, target_modules=layers),
-        callbacks=[Marks()],
-    )
-
-    def step_0() -> tuple[Tensor, dict[str, Tensor]]:
-        sums: list[Tensor] = []
-        hook = trainer.model.register_forward_hook(lambda _, __, made: sums.append(made.log_probs.sum(dim=1)))
-        inputs = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[n] for n in range(len(rows))]))
-        with _autocast(profile):
-            loss = trainer.compute_loss(trainer.model, inputs)
-        hook.remove()
-        named = {}
-        for prefix, of in zip(("", "ref_"), sums, strict=True):
-            named[f"{prefix}chosen_logp"], named[f"{prefix}rejected_logp"] = of.chunk(2)
-        return loss, named
-
-    def train(mark: Callable[[], None]) -> None:
-        marks.append(mark)
-        trainer.train()
-
-    return Side(trainer.model, step_0, train)
-
-
-def _dataset(rows: Sequence[VLMPair]) -> Any:
-    """``rows`` as TRL reads them: pictures as encoded bytes, which are decoded when a row is loaded."""
-    from datasets import Dataset, Image, List  # type: ignore[import-not-found] - an optional extra
-
-    made = Dataset.from_list(
-        [
-            {
-                "images": [{"bytes": image.read(), "path": None} for image in row.images],
-                "prompt": [
-                    {"role": "user", "content": " ".join(p for p in row.prompt[0].content if isinstance(p, str))}
-                ],
-                "chosen": [{"role": "assistant", "content": row.chosen}],
-                "rejected": [{"role": "assistant", "content": row.rejected}],
-            }
-            for row in rows
-        ]
-    )
-    return made.cast_column("images", List(Image()))
-
-
 SIDES: dict[str, Callable[[Profile, Sequence[VLMPair], int, Path], Side]] = {
     **{name: _ours(pack) for name, pack in OURS.items()},
-    "trl": _trl,
+    "trl": trl_side,
 }
 
 

@@ -16,28 +16,24 @@ def difference(checks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
     Relative to the largest value; a variant alone is compared with log 2 and with its own reference at step 0.
     """
-    found = {"loss": 0.0, "logp": 0.0, "gradient": 0.0}
+    found: dict[str, list[float]] = {"loss": [], "logp": [], "gradient": []}
     first = next(iter(checks.values()))
     for said in checks.values():
-        found["loss"] = max(found["loss"], abs(said["step_0"]["loss"] / math.log(2) - 1))
+        found["loss"].append(_apart([said["step_0"]["loss"]], [math.log(2)]))
         for stage in ("step_0", "moved"):
-            found["loss"] = max(found["loss"], abs(said[stage]["loss"] / first[stage]["loss"] - 1))
-            for name in LOGPS:
-                found["logp"] = max(found["logp"], _apart(said[stage][name], first[stage][name]))
-        for name in LOGPS[:2]:
-            found["logp"] = max(found["logp"], _apart(said["step_0"][name], said["step_0"][f"ref_{name}"]))
-        norm = first["moved"]["gradient_norm"]
-        found["gradient"] = max(found["gradient"], abs(said["moved"]["gradient_norm"] / norm - 1))
-    # NaN would compare as equal to everything.
-    return {name: value if math.isfinite(value) else math.inf for name, value in found.items()}
+            found["loss"].append(_apart([said[stage]["loss"]], [first[stage]["loss"]]))
+            found["logp"] += [_apart(said[stage][name], first[stage][name]) for name in LOGPS]
+        found["logp"] += [_apart(said["step_0"][name], said["step_0"][f"ref_{name}"]) for name in LOGPS[:2]]
+        found["gradient"].append(_apart([said["moved"]["gradient_norm"]], [first["moved"]["gradient_norm"]]))
+    return {name: max(values) for name, values in found.items()}
 
 
 def _apart(one: Sequence[float], other: Sequence[float]) -> float:
-    if len(one) != len(other):
+    """max |one - other| / max |other|; infinite where a value is missing or not finite."""
+    if len(one) != len(other) or not all(map(math.isfinite, [*one, *other])):
         return math.inf
     scale = max(abs(value) for value in other)
-    apart = [abs(a - b) / scale for a, b in zip(one, other, strict=True)]
-    return max(value if math.isfinite(value) else math.inf for value in apart)
+    return max(abs(a - b) for a, b in zip(one, other, strict=True)) / scale
 
 
 def render(results: Mapping[str, Any]) -> str:
