@@ -1,15 +1,17 @@
 """Rewards that ``mmalign train`` made (``family: reward``): exp(logit_scale) * cos(text, picture) of a tuned CLIP."""
 
+import os
 from pathlib import Path
 
 from reward_models.clip_folder import find_clip
 from reward_models.clip_towers import transformers_towers
 from reward_models.cosine import CosineReward
+from reward_models.weights import FOLDER
 
 
 def clip_reward(
     *,
-    weights: str | Path,
+    weights: str | Path | None = None,
     name: str = "clip-reward",
     device: str | None = None,
     dtype: str = "float32",
@@ -17,11 +19,13 @@ def clip_reward(
 ) -> CosineReward:
     """The reward in ``weights``: what a run exported (``RUN`` or ``RUN/aligned``), or any CLIP of transformers.
 
+    By default what lies in ``$MMALIGN_REWARDS/clip-reward``.
+
     ``name``: what its scores are called, where several are compared. The score is the logit that was trained: sigma of
     the difference of two is the probability that the first is preferred. A CLIP that was not trained as a reward gives
     its logits, which say no such thing.
     """
-    found = find_clip(str(weights), reward=name)
+    found = find_clip(str(_default() if weights is None else weights), reward=name)
     told = found.settings
     towers = transformers_towers([found.config_file, found.weights], device=device, dtype=dtype)
     return CosineReward(
@@ -36,3 +40,14 @@ def clip_reward(
         tokens=found.tokens(),
         batch_size=batch_size,
     )
+
+
+def _default() -> Path:
+    root = os.environ.get(FOLDER)
+    folder = Path(root).expanduser() / "clip-reward" if root else None
+    if folder is None or not folder.is_dir():
+        raise ValueError(
+            "reward 'clip-reward' is one that you trained (mmalign train playground/reward_bt): pass weights=RUN, the "
+            f"run's folder, or put what it exported into ${FOLDER}/clip-reward"
+        )
+    return folder

@@ -244,7 +244,14 @@ def test_what_can_be_trained() -> None:
     ]
 
 
-def test_a_reward_needs_a_clip(tmp_path: Path) -> None:
+def test_a_reward_needs_a_clip(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MMALIGN_REWARDS", raising=False)
+    with pytest.raises(ValueError, match="pass weights=RUN"):
+        find_reward("clip-reward")
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / "clip-reward").symlink_to(tiny / "clip")
+    monkeypatch.setenv("MMALIGN_REWARDS", str(tmp_path / "rewards"))
+    assert find_reward("clip-reward", device="cpu").version == "not trained as a reward"
     with pytest.raises(ValueError, match="is no CLIP"):
         find_reward("clip-reward", weights=tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
