@@ -3,7 +3,7 @@
     make bench-check
 
 Processor seconds of different machines or days say nothing about the code; the ratio of two variants that alternate in
-one run does. Adds a line to ``benchmarks/results/bench_check.jsonl``; exit status 1 where packing saves less than
+one process does. Adds a line to ``benchmarks/results/bench_check.jsonl``; exit status 1 where packing saves less than
 ``FLOOR`` says.
 """
 
@@ -11,14 +11,15 @@ import argparse
 import json
 import math
 import sys
+import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.vlm import compare
+from benchmarks.vlm import agree, circumstances
 from benchmarks.vlm_tables import ratios
 
+BOTH = ("packed", "padded")
 RECORD = Path("benchmarks/results/bench_check.jsonl")
 FLOOR = 1.15
 """Two thirds of the tokens are shared, so about 1.5 is what there is to gain."""
@@ -27,15 +28,22 @@ FLOOR = 1.15
 def main() -> int:
     """Measure, record, judge; the exit status."""
     from benchmarks.vlm_models import PROFILES
+    from benchmarks.vlm_sides import check, timed
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--record", type=Path, default=RECORD)
-    parser.add_argument("--work", type=Path, default=Path("runs/bench-check"))
     given = parser.parse_args()
-    profile = replace(PROFILES["tiny"], repetitions=given.repetitions)
-    results = compare(profile, ("packed", "padded"), given.work, "make bench-check", given.work / "results.json")
-    line = summary(results)
+    profile = PROFILES["tiny"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        agree({variant: check(variant, profile, folder / "check" / variant) for variant in BOTH}, profile.tolerance)
+        runs = [
+            {"variant": variant, "repetition": number, **timed(variant, profile, folder / f"{number}" / variant)}
+            for number in range(given.repetitions)
+            for variant in BOTH
+        ]
+    line = summary({"runs": runs, "circumstances": circumstances(profile, "make bench-check")})
     given.record.parent.mkdir(parents=True, exist_ok=True)
     with given.record.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
