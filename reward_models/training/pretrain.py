@@ -53,9 +53,10 @@ def build_tiny_clip() -> CLIPModel:
     tower = AutoModelForImageTextToText.from_pretrained(PLAYGROUND / "tiny-llava", dtype=torch.float32)
     tower = tower.model.vision_tower
     encoder = CLIPTextModel.from_pretrained(PLAYGROUND / "tiny-sdxl" / "text_encoder", dtype=torch.float32)
-    config = CLIPConfig(
-        text_config=encoder.config.to_dict(), vision_config=tower.config.to_dict(), projection_dim=WIDTH
-    )
+    text, vision = encoder.config.to_dict(), tower.config.to_dict()
+    for part in (text, vision):
+        part.pop("_name_or_path", None)  # where it was on this machine
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)
     model = CLIPModel(config)
     _take_over(model.vision_model, tower)
     _take_over(model.text_model, encoder)
