@@ -6,10 +6,10 @@ import gradio as gr
 
 from app.arena import Revealed, read_ballot, read_ranking
 from app.arena_tab import cast
+from app.board import findings
 from app.compare import data_uri
 from app.context import Context, explained
 from app.sources import Picture
-from mmalign.arena.leaderboard import leaderboard
 
 
 def build(ctx: Context) -> None:
@@ -48,10 +48,10 @@ def build(ctx: Context) -> None:
         return _told(cast(ctx, voter, battle, read_ranking, (order, tags, reasons), request))
 
     def board(request: gr.Request) -> dict:
-        """The leaderboard as it stands."""
+        """The leaderboard as it stands, how few votes hold up its lead, and how far voters agree."""
         with explained():
             ctx.count(ctx.reads, request)
-            return leaderboard(ctx.arena.store.votes()).as_json()
+            return findings(ctx).as_json()
 
     gr.api(voter, api_name="voter")
     gr.api(battle, api_name="battle", concurrency_id="battles", concurrency_limit=4)

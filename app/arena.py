@@ -1,7 +1,6 @@
 """What the Arena tab does: blind battles issued by the server, votes on disk before they are confirmed, the reveal."""
 
 import hmac
-import itertools
 import random
 import secrets
 import threading
@@ -17,6 +16,7 @@ from PIL import Image
 
 from app import validation
 from app.gallery import open_picture
+from app.matching import Matching
 from app.sources import Picture, Request, Source
 from mmalign.arena import TAGS, Ballot, Battle, Receipt, Side, VoteStore
 
@@ -40,27 +40,36 @@ class Shown:
 
 @dataclass(frozen=True)
 class Revealed:
-    """After the vote: the receipt, and the sides in the order on the screen."""
+    """After the vote: the receipt, and the sides in the order on the screen; ``repeated``: it was a catch pair."""
 
     receipt: Receipt
     ballot: Ballot
     sides: tuple[Side, ...]
     pictures: tuple[Picture, ...]
+    repeated: bool = False
 
 
 class Arena:
     """Battles between the models of ``source``, kept in ``store``; pictures lie under ``folder`` by their digest.
 
-    Models are drawn uniformly, prompts and seeds too, and all sides of a pair share the seed: what differs is the
-    model. ``sampled`` gives steps, guidance and LoRA scale. ``ahead`` battles of each asked form are made in the
-    background, so that the next one is there at once.
+    Models are drawn by :class:`app.matching.Matching`, prompts and seeds uniformly, and all sides of a pair share the
+    seed: what differs is the model. ``sampled`` gives steps, guidance and LoRA scale. ``ahead`` battles of each asked
+    form are made in the background, so that the next one is there at once. ``catch_rate``: see ``Matching``.
     """
 
     def __init__(
-        self, source: Source, store: VoteStore, folder: Path, *, ahead: int = 2, sampled: Request | None = None
+        self,
+        source: Source,
+        store: VoteStore,
+        folder: Path,
+        *,
+        ahead: int = 2,
+        sampled: Request | None = None,
+        catch_rate: float = 0.0,
     ) -> None:
         self.source, self.store, self.folder, self.ahead = source, store, folder, ahead
         self.generation = sampled or Request("", (0,))
+        self.matching = Matching({name: self._player(name) for name in source.names}, store, catch_rate=catch_rate)
         folder.mkdir(parents=True, exist_ok=True)
         self._draw = random.SystemRandom()
         self._lock = threading.Lock()
@@ -84,9 +93,11 @@ class Arena:
         """A battle issued to this voter alone."""
         voter = self.check_voter(token)
         form = validation.check_choice(form, "form", FORMS)
-        with self._lock:
-            ready = self._ready[form].pop(0) if self._ready[form] else None
-        battle = self._make(form) if ready is None else ready.result()
+        battle = self.matching.catch(voter) if form == "pair" else None
+        if battle is None:
+            with self._lock:
+                ready = self._ready[form].pop(0) if self._ready[form] else None
+            battle = self._make(form) if ready is None else ready.result()
         battle_id = self.store.open_battle(battle, voter=voter)
         self.preload(form)
         return Shown(battle_id, battle.prompt, form, tuple(self._image(side) for side in battle.shown))
@@ -106,7 +117,7 @@ class Arena:
         pictures = tuple(
             Picture(self._image(side), side.model, side.prompt, side.seed or 0, _about(side)) for side in battle.shown
         )
-        return Revealed(receipt, ballot, battle.shown, pictures)
+        return Revealed(receipt, ballot, battle.shown, pictures, battle.catch is not None)
 
     def seconds_open(self, battle_id: str) -> float:
         """How long ago the battle was shown."""
@@ -120,23 +131,18 @@ class Arena:
         return self.store.pseudonym(f"pass for {name}")
 
     def _make(self, form: Form) -> Battle:
-        """A battle whose pictures are not all the same."""
+        """A battle whose pictures are not all the same. The models are drawn once: their chance is kept with them."""
+        drawn = self.matching.draw(2 if form == "pair" else IN_A_RANKING)
         for _ in range(ATTEMPTS):
-            models, propensity = self._players(form)
-            sides = [self._side(model, seed, prompt) for model, seed, prompt in self._with_seeds(models)]
+            sides = [self._side(model, seed, prompt) for model, seed, prompt in self._with_seeds(drawn.models)]
             if len({side.image_sha256 for side in sides}) > 1:
-                return Battle(tuple(sides), policy="uniform", propensity=propensity)
-        raise ValueError(f"the models made the same picture {ATTEMPTS} times in a row; are they the same model?")
+                return Battle(tuple(sides), seed=drawn.seed, policy=drawn.policy, propensity=drawn.propensity)
+        names = " and ".join(dict.fromkeys(drawn.models))
+        raise ValueError(f"{names} made the same picture {ATTEMPTS} times in a row; are they the same model?")
 
-    def _players(self, form: Form) -> tuple[list[str], float]:
-        """Different models, or all of them repeatedly where a ranking has more places; and the chance of this draw."""
-        names = self.source.names
-        count = 2 if form == "pair" else IN_A_RANKING
-        if count >= len(names):
-            repeated = list(itertools.islice(itertools.cycle(names), count))
-            return repeated, 1.0
-        draws = list(itertools.combinations(names, count))
-        return list(self._draw.choice(draws)), 1 / len(draws)
+    def _player(self, model: str) -> str:
+        """The name of ``model`` on the board, which tells its weights from others under the same name."""
+        return Side(model, "", "none", "0" * 64, **self.source.weights(model, self.generation)).player
 
     def _with_seeds(self, models: Sequence[str]) -> list[tuple[str, int, str]]:
         """(model, seed, prompt): one seed for all, and another one each time that a model comes again."""

@@ -69,7 +69,10 @@ def receipt(revealed: Revealed, votes: int) -> str:
         what = f"<b>{text(winner.model)}</b> over <b>{text(loser.model)}</b>"
     counted = "1 vote" if votes == 1 else f"{votes} votes"
     bad = " Both were called not acceptable." if ballot.both_bad else ""
+    again = (
+        " You saw this pair before, the other way round: it shows how steady votes are." if revealed.repeated else ""
+    )
     return (
-        f'<div class="receipt" role="status"><b>Vote kept.</b> {what}.{bad} '
+        f'<div class="receipt" role="status"><b>Vote kept.</b> {what}.{bad}{again} '
         f'<span class="quiet">Receipt {text(revealed.receipt.id[:10])}, {counted} in all.</span></div>'
     )

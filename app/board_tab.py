@@ -1,60 +1,88 @@
-"""The Leaderboard tab: what :func:`mmalign.arena.leaderboard` found, with everything one has to know to quote it."""
+"""The Leaderboard tab: what :mod:`app.board` found, with everything one has to know to quote it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
-from app import markup
+from app import markup, validation
+from app.board import Findings, findings
 from app.context import Context, explained
 from app.markup import text
-from mmalign.arena.board import Board, Standing
-from mmalign.arena.leaderboard import leaderboard
+from mmalign.arena import Agreement, Flip, HoldOut
+from mmalign.arena.agreement import Rater
+from mmalign.arena.board import Board, Effect, Standing
+
+STYLES = {"As voted": False, "Allowing for style": True}
+RATERS = 20
 
 
 def build(ctx: Context, tab: gr.Tab) -> None:
-    """The tab; the board is computed when a visitor goes there, and on Refresh."""
+    """The tab; the board is computed when a visitor goes there, when the choice changes, and on Refresh."""
+    style = gr.Radio(
+        list(STYLES),
+        value=next(iter(STYLES)),
+        label="Strengths",
+        info="Style is brightness, contrast, saturation and sharpness: a model that only turns them up should not win.",
+        elem_id="board-style",
+    )
     shown = gr.HTML(markup.empty("No board yet", "It is drawn from the votes of the Arena."), elem_id="board")
     refresh = gr.Button("Refresh", size="sm", elem_id="refresh-board")
 
-    def on_show(request: gr.Request) -> str:
+    def on_show(style: Any, request: gr.Request) -> str:
         with explained():
             ctx.count(ctx.reads, request)
-        return page_of(ctx)
+            chosen = STYLES[validation.check_choice(style, "strengths", STYLES)]
+        return page_of(ctx, style=chosen)
 
-    tab.select(on_show, None, shown, api_visibility="private", show_progress="minimal")
-    refresh.click(on_show, None, shown, api_visibility="private", show_progress="minimal")
+    events: dict[str, Any] = {"fn": on_show, "inputs": style, "outputs": shown}
+    events |= {"api_visibility": "private", "show_progress": "minimal", "preprocess": False}
+    tab.select(**events)
+    style.input(**events)
+    refresh.click(**events)
 
 
-def page_of(ctx: Context) -> str:
+def page_of(ctx: Context, *, style: bool = False) -> str:
     """The board as HTML, or why there is none."""
     counts = ctx.arena.store.counts()
     try:
-        return board_page(leaderboard(ctx.arena.store.votes()))
+        return board_page(findings(ctx, style=style))
     except ValueError as error:
         if counts["votes"]:
             return markup.empty("No board from these votes", str(error))
         return markup.empty("No votes yet", "Vote in the Arena; each vote is on disk before it is confirmed.")
 
 
-def board_page(board: Board) -> str:
-    """Numbers, the honest sentences, standings, who beat whom, and the advantage of the left side."""
+def board_page(found: Findings) -> str:
+    """Numbers, the honest sentences, standings, who beat whom, what else voters went by, and the voters."""
+    board = found.board
     numbers = [
         ("votes", f"{board.votes}"),
         ("voters", f"{board.voters}"),
         ("comparisons", f"{board.comparisons}"),
         ("a tie of two equals", "none seen" if board.tie_probability is None else f"{board.tie_probability:.0%}"),
     ]
-    notes = "".join(f"<li>{text(note)}.</li>" for note in board.notes)
+    sentences = [*_training(found.hold_out), *board.notes]
+    notes = "".join(f"<li>{text(note)}.</li>" for note in sentences)
     honest = f'<div class="notice" role="note"><b>Before quoting a rank</b><ul>{notes}</ul></div>' if notes else ""
     return (
         markup.tiles(numbers)
         + honest
         + '<h3 class="part">Standings</h3>'
         + standings(board)
+        + lead(found.flips)
         + '<h3 class="part">Who was preferred to whom</h3>'
         + heat_map(board)
         + position(board)
+        + style_effects(board)
+        + raters(found.voters)
     )
+
+
+def _training(hold_out: HoldOut | None) -> list[str]:
+    if hold_out is None:
+        return []
+    return [f"votes were exported for training, so only those on held-out {hold_out.by}s score from now on"]
 
 
 def standings(board: Board) -> str:
@@ -135,3 +163,71 @@ def position(board: Board) -> str:
             f"[{effect.low:+.2f}, {effect.high:+.2f}]."
         )
     return f'<h3 class="part">Position</h3><p class="summary" id="position">{words}</p>'
+
+
+def lead(flips: Sequence[Flip]) -> str:
+    """How few votes, and how few voters, hold up the first place."""
+    lines = []
+    for flip in flips:
+        if flip.dropped is None:
+            words = f"no {flip.total // 2} of {flip.total} {flip.unit}s were found that {flip.top} needs to stay first"
+        else:
+            words = str(flip)
+        lines.append(f"<li>{text(words)}.</li>")
+    title = '<h3 class="part">How few hold up the lead</h3>'
+    return f'{title}<ul class="quiet" id="lead">{"".join(lines)}</ul>' if lines else ""
+
+
+def style_effects(board: Board) -> str:
+    """What voters go by besides the models, where style was controlled for."""
+    if not board.style:
+        return ""
+    rows = [
+        [
+            f'<td class="player">{text(effect.name)}</td>',
+            f'<td class="number">{effect.value:+.2f}</td>',
+            f'<td class="number">{effect.low:+.2f} to {effect.high:+.2f}</td>',
+            f"<td>{_told(effect)}</td>",
+        ]
+        for effect in board.style
+    ]
+    header = ["Style", "Logits per standard deviation", f"{board.level:.0%} interval", ""]
+    return '<h3 class="part" id="style">Style</h3>' + markup.table(header, rows)
+
+
+def _told(effect: Effect) -> str:
+    if not effect.matters:
+        return "no sign that voters go by it"
+    return f"voters prefer {'more' if effect.value > 0 else 'less'} of it"
+
+
+def raters(voters: Agreement) -> str:
+    """How far voters agree with each other and with themselves, all together and one by one."""
+    alpha, kappa = ("not defined yet" if value is None else f"{value:.2f}" for value in (voters.alpha, voters.kappa))
+    words = (
+        f"Krippendorff's alpha between voters: <b>{alpha}</b>; Cohen's kappa of a voter with the same voter, on pairs "
+        f"shown twice with the sides exchanged: <b>{kappa}</b> (1 is perfect, 0 what chance gives). "
+        f"{text(voters.note)}."
+    )
+    header = ["Voter", "Votes", "Agrees with others", "Same again", "Chose left", "Median time"]
+    table = markup.table(header, [_rater(rater) for rater in voters.raters[:RATERS]])
+    more = len(voters.raters) - RATERS
+    rest = f'<p class="quiet">The {RATERS} with most votes; {more} more.</p>' if more > 0 else ""
+    return f'<h3 class="part">Voters</h3><p class="summary" id="raters">{words}</p>{table}{rest}'
+
+
+def _rater(rater: Rater) -> list[str]:
+    seconds = "–" if rater.median_seconds is None else f"{rater.median_seconds:.1f} s"
+    cells = [
+        str(rater.votes),
+        _share(rater.agrees, rater.compared),
+        _share(rater.consistent, rater.repeats),
+        "–" if rater.left is None else f"{rater.left:.0%}",
+        seconds,
+    ]
+    name = f'<td class="player">{text(rater.voter[:10])}</td>'
+    return [name, *(f'<td class="number">{cell}</td>' for cell in cells)]
+
+
+def _share(share: float | None, of: int) -> str:
+    return "–" if share is None else f"{share:.0%} of {of}"

@@ -14,6 +14,7 @@ from app.context import Context, explained, new_file, session_of
 from app.limits import unless_stopped
 from app.views import PARTS, SIDE, present
 
+SEEDS_AT_FIRST = 4  # where pictures cost next to nothing: one seed says little about a model
 EMPTY = "Choose a prompt and press Generate (Ctrl + Enter). Both models start from the same noise."
 
 
@@ -76,7 +77,8 @@ def _sampling(ctx: Context, prompt: str) -> dict[str, Any]:
         else:
             seeds = ctx.source.seeds(prompt)
             form["seed"] = gr.Dropdown(seeds, value=seeds[0], label="Seed", min_width=120)
-        form["count"] = gr.Slider(1, validation.MOST_SEEDS, 1, step=1, label="Seeds in a row", min_width=140)
+        at_first = SEEDS_AT_FIRST if ctx.source.cheap else 1
+        form["count"] = gr.Slider(1, validation.MOST_SEEDS, at_first, step=1, label="Seeds in a row", min_width=140)
     if live:
         dice = gr.Button("New seed", size="sm", elem_id="new-seed")
         dice.click(lambda: random.randrange(100_000), None, form["seed"], api_visibility="private", queue=False)

@@ -32,6 +32,7 @@ class Context:
     arena: Arena
     behind_proxy: bool = False
     may_export: bool = True
+    styles: dict[str, dict[str, float]] = field(default_factory=dict)  # picture's digest -> how it looks
     kept: Kept = field(default_factory=Kept)
     jobs: Jobs = field(default_factory=Jobs)
     generations: RateLimit = field(default_factory=lambda: RateLimit(GENERATIONS_PER_MINUTE, "generations"))

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,12 @@ class GallerySource:
     def seeds(self, prompt: str) -> list[int]:
         """Seeds of ``prompt`` that every folder has."""
         return [seed for text, seed in self._keys if text == prompt]
+
+    def weights(self, model: str, request: Request) -> Mapping[str, Any]:
+        """What the manifest says about the weights of the first picture."""
+        del request
+        about = self._about[check_choice(model, "model", self.names)].get(self._keys[0], {})
+        return {name: about[name] for name in ("model_hash", "adapter", "adapter_hash", "lora_scale") if name in about}
 
     def effective(self, model: str, request: Request) -> Request:
         """The request: nothing is sampled, so nothing is fixed."""

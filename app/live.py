@@ -100,6 +100,15 @@ class LiveSource:
                 self._kept.popitem(last=False)
             return pictures
 
+    def weights(self, model: str, request: Request) -> dict[str, Any]:
+        """Name, digest and scale of the aligned weights; nothing of a base alone."""
+        entry = self._models[check_choice(model, "model", self.names)]
+        if entry.aligned is None:
+            return {"adapter": None, "adapter_hash": None, "lora_scale": None}
+        weights, scale = aligned_weights(entry.aligned), self.effective(model, request).lora_scale
+        run = weights.parent.name if weights.name == "aligned" else weights.stem
+        return {"adapter": run or None, "adapter_hash": self._hash(weights), "lora_scale": scale}
+
     def effective(self, model: str, request: Request) -> Request:
         """The request with what the settings fix for ``model``, and without what does not reach it."""
         entry = self._models[check_choice(model, "model", self.names)]
@@ -170,12 +179,9 @@ class LiveSource:
     def _provenance(self, entry: Model, request: Request, pipe: Any) -> dict[str, Any]:
         import mmalign
 
-        weights = None if entry.aligned is None else aligned_weights(entry.aligned)
         return {
             "base": entry.base,
-            "adapter": None if weights is None else entry.name,
-            "adapter_hash": None if weights is None else self._hash(weights),
-            "lora_scale": None if weights is None else request.lora_scale,
+            **self.weights(entry.name, request),
             "scheduler": type(pipe.scheduler).__name__,
             "steps": request.steps,
             "guidance": request.guidance,

@@ -78,7 +78,7 @@ def summary(comparison: Comparison, index: int) -> str:
         better, equal = sum(change > 0 for change in changes), sum(change == 0 for change in changes)
         lines.append(
             f"{text(scored.reward)}: <b>{text(right.model)}</b> scores higher on <b>{better} of {count}</b> seeds"
-            f"{f', {equal} equal' if equal else ''}, mean change <b>{sum(changes) / count:+.3g}</b>."
+            f"{f', {equal} equal' if equal else ''}, {_mean(changes)}."
         )
     body = f'<p class="summary">{" ".join(lines)}</p>' if lines else ""
     cannot = [scored for scored in comparison.scored if scored.problem]
@@ -86,6 +86,11 @@ def summary(comparison: Comparison, index: int) -> str:
         f'<p class="cannot">{text(scored.reward)} gives no score here: {text(scored.problem[:400])}</p>'
         for scored in cannot
     )
+
+
+def _mean(changes: Sequence[float]) -> str:
+    mean = sum(changes) / len(changes)
+    return "no change on average" if mean == 0 else f"mean change <b>{mean:+.3g}</b>"
 
 
 def flicker(left: Picture, right: Picture) -> str:

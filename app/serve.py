@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--reward", action="append", help="reward models offered (repeatable); default: all installed")
     what.add_argument("--device", help="such as cpu or cuda:1; default: CUDA where there is one")
     made.add_argument("--store", type=Path, help="folder for votes and their pictures; default: your data folder")
+    made.add_argument("--catch-rate", type=float, default=0.05, help="share of pairs that a voter sees twice (0.05)")
     how = made.add_argument_group("who may come")
     how.add_argument("--host", default="127.0.0.1", help="another address than this machine's own needs --auth")
     how.add_argument("--port", type=int, default=7860)
@@ -83,7 +84,7 @@ def context(options: argparse.Namespace) -> Context:
     store = VoteStore(folder / "votes.db")
     settings = getattr(source, "settings", None)
     sampled = Request("", (0,), "", settings.steps, settings.guidance) if settings else None
-    arena = Arena(source, store, folder / "pictures", sampled=sampled)
+    arena = Arena(source, store, folder / "pictures", sampled=sampled, catch_rate=options.catch_rate)
     # An export marks votes; where anybody may come, that is for whoever has the store.
     may_export = not options.public
     return Context(source, Scorers(options.reward), arena, behind_proxy=options.behind_proxy, may_export=may_export)

@@ -88,6 +88,10 @@ class Source(Protocol):
         """Seeds there are for ``prompt``; empty where any will do."""
         ...
 
+    def weights(self, model: str, request: Request) -> Mapping[str, Any]:
+        """What tells ``model`` from others of its name, as ``mmalign.arena.Side`` calls it; nothing is loaded."""
+        ...
+
     def effective(self, model: str, request: Request) -> Request:
         """``request`` as it reaches ``model``: with what is fixed for it."""
         ...

@@ -19,9 +19,26 @@ def notes_of(
         *([f"no vote that counts compares {', '.join(idle)}"] if idle else []),
         *_people(board),
         *_effects(board, dropped),
-        *(f"{number} votes {REASONS[reason]} and do not count here" for reason, number in board.left_out.items()),
-        *([f"{rankings} rankings count as all of their pairs (Plackett-Luce, full breaking)"] if rankings else []),
+        *(_left_out(number, REASONS[reason]) for reason, number in board.left_out.items()),
+        *_rankings(rankings),
     )
+
+
+def _left_out(number: int, why: str) -> str:
+    if number != 1:
+        return f"{number} votes {why} and do not count here"
+    verb, _, rest = why.partition(" ")
+    one = {"were": "was", "are": "is", "do": "does"}.get(verb, f"{verb}s")
+    return f"1 vote {one} {rest} and does not count here"
+
+
+def _rankings(number: int) -> list[str]:
+    if not number:
+        return []
+    counted = (
+        "1 ranking counts as all of its pairs" if number == 1 else f"{number} rankings count as all of their pairs"
+    )
+    return [f"{counted} (Plackett-Luce, full breaking)"]
 
 
 def _top(board: Board) -> list[str]:

@@ -1,6 +1,5 @@
-"""What the browser tests share: how Chromium is started, the two sizes, tabs, and screenshots where they are wanted."""
+"""What the browser tests share: how Chromium is started, the two sizes, tabs, and screenshots."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +32,10 @@ def open_tab(page: Any, name: str) -> None:
     tab.first.click()
 
 
-def screenshot(page: Any, name: str, full: bool = True) -> None:
-    """Keep a picture of the page in the folder ``$MMALIGN_SCREENSHOTS``, in 256 colours; nothing if that is not set."""
-    folder = os.environ.get("MMALIGN_SCREENSHOTS")
-    if folder is None:
-        return
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    file = Path(folder) / f"app-{name}-{page.kind}.png"
+def screenshot(page: Any, file: Path) -> None:
+    """A picture of the whole page at ``file``."""
     page.wait_for_timeout(600)
-    page.screenshot(path=file, full_page=full)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=file, full_page=True)
     with Image.open(file) as taken:
-        taken.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+        taken.convert("RGB").save(file, optimize=True)

@@ -33,7 +33,7 @@ SEEDS = [0, 1, 2, 3]
 
 def draw_gallery(out: Path, prompts: int = 6) -> list[Path]:
     """``OUT/base`` draws other scenes than the prompts say, ``OUT/aligned`` what they say."""
-    texts = held_out_prompts("single", prompts)
+    texts = held_out_prompts("single", 20 + prompts)[19 : 19 + prompts]  # the first two are held out from exports
     every_prompt = [text for text in texts for _ in SEEDS]
     every_seed = SEEDS * prompts
     rng = np.random.default_rng(0)

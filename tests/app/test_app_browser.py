@@ -9,12 +9,45 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from browsing import ARGUMENTS, SIZES, open_tab, screenshot
+from browsing import ARGUMENTS, SIZES, open_tab
+
+from mmalign.arena import HoldOut
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("no chromium on this machine (apt-get install chromium, or CHROMIUM=PATH)", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+
+
+# What is seen on the page and has no name for a screen reader.
+NAMELESS = """() => [...document.querySelectorAll('img, button, input, textarea, select, [role=tab]')].filter(node => {
+  if (!node.offsetParent || node.type === 'hidden' || node.closest('[aria-hidden=true]')) return false;
+  if (node.tagName === 'IMG') return !node.hasAttribute('alt') || (!node.alt && !node.closest('button'));
+  const by = node.getAttribute('aria-labelledby');
+  const words = [node.getAttribute('aria-label'), by && document.getElementById(by)?.innerText, node.title,
+    node.innerText, node.labels && [...node.labels].map(label => label.innerText).join(''),
+    node.closest('label')?.innerText, [...node.querySelectorAll('img')].map(image => image.alt).join('')];
+  return !words.some(text => text && text.trim());
+}).map(node => node.outerHTML.slice(0, 160))"""
+# Words of this app whose contrast with what lies behind them is below 4.5 (WCAG 2.2, 1.4.3).
+PALE = r"""() => {
+  const numbers = colour => colour.match(/[\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, place) => sum + v * [0.2126, 0.7152, 0.0722][place], 0);
+  const behind = node => {
+    for (let at = node; at; at = at.parentElement) {
+      const colour = numbers(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const own = '.hero *, .notice, .caption *, .chip, .summary, .quiet, #generate, #stop, [role=tab], label span';
+  return [...document.querySelectorAll(own)].filter(node => node.offsetParent && node.innerText.trim()).map(node => {
+    const [a, b] = [luminance(numbers(getComputedStyle(node).color)), luminance(behind(node))];
+    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.className || node.id, node.innerText.slice(0, 30)];
+  }).filter(([ratio]) => ratio < 4.5);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +68,6 @@ def page(request: pytest.FixtureRequest, browser: Any, served: SimpleNamespace) 
     opened.on("request", lambda sent: problems.append(sent.url) if _outside(sent.url, served.url) else None)
     opened.on("pageerror", lambda error: problems.append(str(error)))
     opened.goto(served.url, wait_until="domcontentloaded")
-    opened.kind = request.param
     yield opened
     context.close()
     assert problems == []
@@ -69,7 +101,6 @@ def test_a_visit_from_comparison_to_export(page: Any, served: SimpleNamespace, t
     expect(page.locator("#seed-grid img")).to_have_count(6)
     expect(page.locator("#compare-summary")).to_contain_text("of 3 seeds")
     assert fits(page)
-    screenshot(page, "compare")
 
     # Arena: blind, one key to vote, the reveal, one key for the next.
     before = served.ctx.arena.store.counts()["votes"]
@@ -86,7 +117,6 @@ def test_a_visit_from_comparison_to_export(page: Any, served: SimpleNamespace, t
     assert "aligned" in names
     assert served.ctx.arena.store.counts()["votes"] == before + 1
     assert list(served.ctx.arena.store.votes())[-1].ballot.right_ok is True
-    screenshot(page, "arena")
     page.locator("body").press("Enter")
     expect(page.locator("#receipt")).not_to_contain_text("Vote kept")
     expect(page.locator("#vote-left")).to_be_visible()
@@ -106,19 +136,21 @@ def test_a_visit_from_comparison_to_export(page: Any, served: SimpleNamespace, t
     assert list(served.ctx.arena.store.votes())[-1].ballot.ranking == (2, 0, 3, 1)
     assert fits(page)
 
-    # Leaderboard: the votes count.
+    # Leaderboard: the votes count; after an export, those on held-out prompts.
+    while sum(HoldOut().holds(vote) for vote in served.ctx.arena.store.votes()) < 4:
+        _vote(served)
     open_tab(page, "Leaderboard")
     expect(page.locator("#board table").first).to_contain_text("aligned")
+    expect(page.locator("#raters")).to_contain_text("alpha")
     shown = page.locator("#board .tile strong").first.inner_text()
     assert int(shown) >= 3
     assert fits(page)
-    screenshot(page, "leaderboard")
+    page.locator("#board-style").get_by_text("Allowing for style").click()
+    expect(page.locator("#board #style")).to_be_visible()
 
     # Dataset: what was voted, and the file to train on.
     open_tab(page, "Dataset")
     expect(page.locator("#dataset-rows table")).to_contain_text("›")
-    for _ in range(12):  # so that some prompt is not held out
-        _vote(served)
     page.locator("#export").click()
     expect(page.locator("#exported")).to_contain_text("rows from")
     expect(page.locator("#export-download")).to_be_visible()
@@ -127,7 +159,34 @@ def test_a_visit_from_comparison_to_export(page: Any, served: SimpleNamespace, t
     download.value.save_as(tmp_path / "votes.parquet")
     assert len(pq.read_table(tmp_path / "votes.parquet")) > 0
     assert fits(page)
-    screenshot(page, "dataset")
+
+
+def test_everything_has_a_name_and_is_reached_by_tab_alone(page: Any) -> None:
+    """Pictures have words, controls have names, the keyboard reaches the button, and the scheme follows the system."""
+    playwright.expect(page.locator("#picture-left img")).to_be_visible()
+    nameless = page.evaluate(NAMELESS)
+    assert nameless == []
+    seen = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.closest('[id]')?.id"))
+        if seen[-1] == "generate":
+            break
+    assert seen[-1] == "generate", seen
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#seed-grid img").first).to_be_visible()
+
+
+def test_text_can_be_read_in_light_and_dark(page: Any, served: SimpleNamespace) -> None:
+    playwright.expect(page.locator("#caption-right")).to_contain_text("oracle")
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    red = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]")
+    assert (red < 60) if dark else (red > 220)
+    del served
+    pale = page.evaluate(PALE)
+    assert pale == []
 
 
 def test_a_reload_is_the_same_voter(page: Any, served: SimpleNamespace) -> None:

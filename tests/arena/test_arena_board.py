@@ -281,7 +281,7 @@ def test_votes_become_comparisons_as_they_stood_on_the_screen() -> None:
     assert board.wins[place("base")][place("aligned")] == 1
     assert board.ties[place("base")][place("aligned")] == 1
     assert (board.votes, board.voters) == (4, 3)
-    assert any("1 votes were exported for training" in note for note in board.notes)
+    assert any("1 vote was exported for training" in note for note in board.notes)
     assert len(comparisons_of(votes, exported=True)) == 5
 
 
