@@ -1,4 +1,4 @@
-"""The quickstart for vision-language models: gold pairs, alignment, and how much less is made up afterwards.
+"""The quickstart for vision-language models: captions with and without their pictures, and what is made up afterwards.
 
 Everything goes the way a real run goes: pairs as canonical VLM parquet, a recipe, ``mmalign.training.run.train``, the
 exported weights loaded back, the same pictures for base and aligned, gold measures without any judge.
@@ -25,8 +25,19 @@ from mmalign.training.loading import load_config
 from mmalign.training.run import train
 
 MODEL = "playground/tiny-llava"
+RECIPE = "playground/vlm_visual"
 PICTURES = 200
-SHOWN = ("hallucination_rate", "wrong_claims", "wrong_objects", "attribute_recall", "words", "accuracy", "prior_gap")
+SHOWN = (
+    "hallucination_rate",
+    "wrong_claims",
+    "wrong_objects",
+    "object_recall",
+    "attribute_recall",
+    "words",
+    "accuracy",
+    "prior_gap",
+    "yes_ratio",
+)
 
 
 @dataclass(frozen=True)
@@ -46,18 +57,18 @@ def quickstart_vlm(
     pictures: int = PICTURES,
     overrides: Sequence[str] = (),
 ) -> VLMQuickstart:
-    """Make pairs, align tiny-llava with DPO, measure, report; everything lands in ``out``.
+    """Make pairs, align tiny-llava with visual negatives, measure, report; everything lands in ``out``.
 
     ``pairs_wanted``, ``pictures`` and ``overrides`` (of the recipe) change the sizes; the defaults are the quickstart.
     """
     started, console = time.perf_counter(), Console()
-    console.rule("1 of 3: what pictures show against what usually is, by gold")
+    console.rule("1 of 3: pictures with their captions and answers")
     pairs = _pairs(pairs_wanted or VLMPairSettings(model=MODEL, seed=seed), out / f"vlm_pairs_seed{seed}.parquet")
     console.print(f"pairs: {pairs}", soft_wrap=True)
-    console.rule("2 of 3: alignment with dpo")
-    folder = fresh_folder(out / f"vlm_dpo_seed{seed}")
+    console.rule("2 of 3: the same words with the picture and with a blank one")
+    folder = fresh_folder(out / f"vlm_visual_seed{seed}")
     own = [f"data.path={pairs}", f"output={folder}", f"training.seed={seed}"]
-    result = train(load_config("playground/vlm_dpo", [*own, *overrides]), command=shlex.join(sys.argv))
+    result = train(load_config(RECIPE, [*own, *overrides]), command=shlex.join(sys.argv))
     console.rule("3 of 3: base against aligned on held-out pictures without habits")
     shown = looks(pictures, seed)
     sides = [_measured(name, shown, console) for name in (MODEL, str(folder / "aligned"))]
@@ -110,11 +121,11 @@ def _device() -> str:
 
 
 def _what_next(console: Console, pairs: Path, folder: Path) -> None:
-    term = "{loss: dpo, beta: 0.1, rejected: chosen@blank}"
+    anchor = "{loss: anchor, beta: 0.1}"
     commands = [
-        f"mmalign train playground/vlm_dpo data.path={pairs} training.steps=120 output={folder}-longer",
-        f"mmalign train playground/vlm_dpo data.path={pairs} 'objective=[{{loss: dpo, beta: 0.1}}, {term}]' "
-        f"output={folder}-conditional",
+        f"mmalign train {RECIPE} data.path={pairs} 'objective=[{{loss: dpo, beta: 0.1, rejected: chosen@retrieved}}, "
+        f"{anchor}]' output={folder}-retrieved",
+        f"mmalign train playground/vlm_dpo data.path={pairs} output={folder}-text",
     ]
     console.print("try next:")
     for command in commands:

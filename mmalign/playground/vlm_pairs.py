@@ -40,7 +40,7 @@ class VLMPairSettings:
     a description, on pictures whose habits hold with probability ``follow``. ``model``: whose own answers the on-policy
     pairs reject."""
 
-    rows: int = 600
+    rows: int = 1000
     question_share: float = 0.3
     follow: float = 0.3
     model: str = "playground/tiny-llava"
