@@ -16,8 +16,7 @@ from benchmarks.vlm_records import COLUMNS, RESULTS, commit, kept, pooled, read,
 from mmalign.evaluation.vlm_playground import Measures, compare, measure
 from mmalign.playground.datasets import write_vlm_dataset
 from mmalign.playground.looking import Look, looks
-from mmalign.playground.vlm_pairs import VLMPairSettings
-from mmalign.quickstart_vlm import MODEL, PICTURES, RECIPE
+from mmalign.quickstart_vlm import MODEL, PICTURES, RECIPE, rows_of_quickstart
 
 RECORD = RESULTS / "vlm_evidence.json"
 TEXT, ANCHOR, SFT = "{loss: dpo, beta: 0.1}", "{loss: anchor, beta: 0.1}", "{loss: sft}"
@@ -52,7 +51,7 @@ def run_arm(arm: str, seed: int, work: Path) -> None:
     folder, target = work / f"seed{seed}" / slug, work / f"seed{seed}" / f"{slug}.json"
     if target.exists():
         return
-    settings = VLMPairSettings(seed=seed)
+    settings = rows_of_quickstart(seed)
     rows = work / f"seed{seed}.parquet"
     if not rows.exists():
         write_vlm_dataset("vlm", settings, rows)

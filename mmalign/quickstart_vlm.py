@@ -63,7 +63,7 @@ def quickstart_vlm(
     """
     started, console = time.perf_counter(), Console()
     console.rule("1 of 3: pictures with their captions and answers")
-    pairs = _pairs(pairs_wanted or VLMPairSettings(model=MODEL, seed=seed), out / f"vlm_pairs_seed{seed}.parquet")
+    pairs = _pairs(pairs_wanted or rows_of_quickstart(seed), out / f"vlm_pairs_seed{seed}.parquet")
     console.print(f"pairs: {pairs}", soft_wrap=True)
     console.rule("2 of 3: the same words with the picture and with a blank one")
     folder = fresh_folder(out / f"vlm_visual_seed{seed}")
@@ -80,6 +80,11 @@ def quickstart_vlm(
     console.print(f"{time.perf_counter() - started:.0f} s on this machine{where}", soft_wrap=True)
     _what_next(console, pairs, folder)
     return VLMQuickstart(folder, comparison, result.report)
+
+
+def rows_of_quickstart(seed: int) -> VLMPairSettings:
+    """Pictures without habits, with their captions and answers to any questions."""
+    return VLMPairSettings(rows=2000, follow=0.0, any_question=True, model=MODEL, seed=seed)
 
 
 def comparison_table(comparison: Comparison) -> Table:

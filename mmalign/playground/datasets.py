@@ -111,8 +111,11 @@ def main() -> None:
     parser.add_argument("--help", "-h", action="help")
     parser.add_argument("--out", type=Path, required=True, help="a .parquet file")
     for name, default in asdict(settings()).items():
-        if name not in ("flip_rate", "soft"):
-            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(default, bool) and name != "soft":
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=default)
+        elif name not in ("flip_rate", "soft"):
+            parser.add_argument(option, type=type(default), default=default)
     values = vars(parser.parse_args())
     kind, path = values.pop("kind"), values.pop("out")
     if kind is None:

@@ -37,12 +37,13 @@ _MOST_CHANGES = 2
 @dataclass(frozen=True)
 class VLMPairSettings:
     """Everything that decides the pairs: ``rows`` of them, ``question_share`` with a question in place of a request for
-    a description, on pictures whose habits hold with probability ``follow``. ``model``: whose own answers the on-policy
-    pairs reject."""
+    a description, on pictures whose habits hold with probability ``follow``. ``any_question``: ask whatever the picture
+    answers, not only what the habits get wrong. ``model``: whose own answers the on-policy pairs reject."""
 
-    rows: int = 1000
+    rows: int = 600
     question_share: float = 0.3
     follow: float = 0.3
+    any_question: bool = False
     model: str = "playground/tiny-llava"
     seed: int = 0
 
@@ -70,11 +71,15 @@ def prior_pairs(settings: VLMPairSettings) -> list[VLMPair]:
         other = as_habit_has_it(scene, rng, changes=int(rng.integers(1, _MOST_CHANGES + 1)))
         if other is None:
             continue
-        if rng.random() < settings.question_share:
+        if rng.random() >= settings.question_share:
+            texts = (DESCRIBE[0], describe(scene), describe(other))
+        elif settings.any_question:
+            question, wrong = _ask_anything(scene, rng)
+            rows.append(_row(len(rows), scene, question.text, question.answer, wrong, settings, None))
+            continue
+        else:
             question = _ask_where_they_differ(scene, other, rng)
             texts = (question.text, question.answer, _answer_of(question, other))
-        else:
-            texts = (DESCRIBE[0], describe(scene), describe(other))
         rows.append(_row(len(rows), scene, *texts, settings, other))
     return rows
 
@@ -127,6 +132,16 @@ def _ask_where_they_differ(scene: Scene, other: Scene, rng: np.random.Generator)
         question = ask(scene, str(rng.choice(kinds)), rng)
         if _answer_of(question, other) != question.answer:
             return question
+
+
+def _ask_anything(scene: Scene, rng: np.random.Generator) -> tuple[Question, str]:
+    """Any question that the scene answers, and a wrong answer: right for some other scene like it."""
+    question = ask(scene, str(rng.choice(kinds_of(scene))), rng)
+    while True:
+        drawn = sample_with_habits(rng, scene.level, follow=0)
+        wrong = ask(drawn, question.kind, rng).answer
+        if wrong != question.answer:
+            return question, wrong
 
 
 def _answer_of(question: Question, scene: Scene) -> str:

@@ -52,6 +52,19 @@ def test_answers_are_right_and_wrong(rows: list[VLMPair]) -> None:
         assert (row.chosen in ("yes", "no")) == (row.rejected in ("yes", "no"))
 
 
+def test_any_question_is_answered_right_and_wrong() -> None:
+    rows = prior_pairs(VLMPairSettings(rows=60, follow=0, question_share=0.9, any_question=True, seed=2))
+    questions = [row for row in rows if DESCRIBE[0] not in row.prompt_text]
+    assert len(questions) > 40
+    assert len({row.chosen for row in questions}) > 15
+    for row in questions:
+        assert row.chosen != row.rejected
+        assert (row.chosen in ("yes", "no")) == (row.rejected in ("yes", "no"))
+        assert not row.branch_images
+    described = [row for row in rows if DESCRIBE[0] in row.prompt_text]
+    assert all("retrieved" in row.branch_images for row in described)
+
+
 def test_a_scene_that_is_all_habit_gives_nothing_to_reject() -> None:
     rng = np.random.default_rng(0)
     scene = sample_with_habits(rng, "single", follow=1, held_out=None)
