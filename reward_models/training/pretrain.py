@@ -49,7 +49,7 @@ class ClipSettings:
 
 
 def build_tiny_clip() -> CLIPModel:
-    """0.8 M weights, random but for those of tiny-llava's vision tower and tiny-sdxl's first text encoder."""
+    """0.9 M weights, random but for those of tiny-llava's vision tower and tiny-sdxl's first text encoder."""
     tower = AutoModelForImageTextToText.from_pretrained(PLAYGROUND / "tiny-llava", dtype=torch.float32)
     tower = tower.model.vision_tower
     encoder = CLIPTextModel.from_pretrained(PLAYGROUND / "tiny-sdxl" / "text_encoder", dtype=torch.float32)
