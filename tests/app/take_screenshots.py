@@ -4,7 +4,7 @@
     python tests/app/take_screenshots.py --out docs/images
 
 Every picture on them was sampled from the two models. The votes behind the leaderboard are cast by the playground's
-oracle, in the name of a dozen voters: nobody's opinion, which the captions of the documentation have to say.
+oracle, in the name of four voters: nobody's opinion, which the captions of the documentation have to say.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from voting import oracle_votes
 from app import serve
 from app.settings import quickstart_run
 
-VOTERS = 12
+VOTERS = 4
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     options.add_argument("--aligned", type=Path, metavar="RUN_DIR", help="default: the newest of runs/quickstart")
     options.add_argument("--out", type=Path, default=Path("docs/images"))
     options.add_argument("--prompt", default="a large striped blue heart on a black background")
-    options.add_argument("--votes", type=int, default=120)
+    options.add_argument("--votes", type=int, default=48)
     chosen = options.parse_args()
     aligned = chosen.aligned or quickstart_run(Path("runs/quickstart"))
     if aligned is None:
