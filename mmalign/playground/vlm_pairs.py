@@ -135,13 +135,14 @@ def _ask_where_they_differ(scene: Scene, other: Scene, rng: np.random.Generator)
 
 
 def _ask_anything(scene: Scene, rng: np.random.Generator) -> tuple[Question, str]:
-    """Any question that the scene answers, and a wrong answer: right for some other scene like it."""
+    """Any question that the scene answers, and a wrong answer: right for some other scene."""
     question = ask(scene, str(rng.choice(kinds_of(scene))), rng)
     while True:
-        drawn = sample_with_habits(rng, scene.level, follow=0)
-        wrong = ask(drawn, question.kind, rng).answer
-        if wrong != question.answer:
-            return question, wrong
+        drawn = sample_with_habits(rng, follow=0)  # of any level: things that are one are always one
+        if question.kind in kinds_of(drawn):
+            wrong = ask(drawn, question.kind, rng).answer
+            if wrong != question.answer:
+                return question, wrong
 
 
 def _answer_of(question: Question, scene: Scene) -> str:
