@@ -18,7 +18,8 @@ os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="mmalign-app-")
 import gradio as gr
 from starlette.middleware import Middleware
 
-from app import page, theme
+from app import answers_page, page, theme
+from app.answers import Answering, is_vlm
 from app.arena import Arena
 from app.context import QUEUE, Context
 from app.gallery import GallerySource
@@ -39,17 +40,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     try:
         launch = launch_options(options)
-        ctx = context(options)
+        blocks = page_of(options)
     except ValueError as error:
         sys.exit(f"error: {error}")
     atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+    start(blocks, launch)
+
+
+def page_of(options: argparse.Namespace) -> gr.Blocks:
+    """The page for what the options name: pictures of image generators, or answers of vision-language models."""
+    if options.base and is_vlm(options.base):
+        answering = Answering(options.base, options.aligned, options.pictures, options.device)
+        return answers_page.build(answering, behind_proxy=options.behind_proxy)
+    if options.pictures:
+        raise ValueError("--pictures would be ignored: it goes with --base, a vision-language model")
+    ctx = context(options)
     ctx.source.warm()
-    serve(ctx, launch)
+    return page.build(ctx)
 
 
 def serve(ctx: Context, launch: dict[str, Any]) -> tuple[Any, str, str]:
     """Build and launch; gives Gradio's (app, address, shared address)."""
-    blocks = page.build(ctx)
+    return start(page.build(ctx), launch)
+
+
+def start(blocks: gr.Blocks, launch: dict[str, Any]) -> tuple[Any, str, str]:
+    """Launch a page; ``ValueError`` where it would take files."""
     page.refuse_files(blocks)
     blocks.queue(max_size=QUEUE, api_open=False, default_concurrency_limit=8)
     return blocks.launch(theme=theme.theme(), css=theme.css(), head=theme.head(), **launch)
@@ -63,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--aligned", type=Path, metavar="RUN_DIR", help="output folder of a run, or a LoRA's file")
     what.add_argument("--models", type=Path, metavar="FILE", help="several models; see app/models.example.yaml")
     what.add_argument("--gallery", type=Path, nargs="+", metavar="DIR", help="folders of mmalign generate, no model")
+    what.add_argument("--pictures", type=Path, metavar="DIR", help="what a vision-language --base is asked about")
     what.add_argument("--reward", action="append", help="reward models offered (repeatable); default: all installed")
     what.add_argument("--device", help="such as cpu or cuda:1; default: CUDA where there is one")
     made.add_argument("--store", type=Path, help="folder for votes and their pictures; default: your data folder")

@@ -23,10 +23,12 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 from browsing import ARGUMENTS, SIZES, open_tab, screenshot
 from conftest import serve_context
+from PIL import Image
 from playwright.sync_api import expect, sync_playwright
-from voting import oracle_votes
+from voting import choice, oracle_votes
 
 from app import serve
+from app.arena import Arena
 from app.settings import quickstart_run
 
 VOTERS = 4
@@ -65,11 +67,11 @@ def take(served: SimpleNamespace, out: Path, prompt: str) -> None:
             page = browser.new_context(**size, device_scale_factor=1).new_page()
             page.set_default_timeout(120_000)
             page.goto(served.url, wait_until="domcontentloaded")
-            visit(page, kind, out, prompt)
+            visit(page, kind, out, prompt, served.ctx.arena)
         browser.close()
 
 
-def visit(page: Any, kind: str, out: Path, prompt: str) -> None:
+def visit(page: Any, kind: str, out: Path, prompt: str, arena: Arena) -> None:
     """One visitor's way through the tabs."""
     expect(page.locator("#picture-left img")).to_be_visible()
     page.locator("#prompt textarea").fill(prompt)
@@ -79,7 +81,9 @@ def visit(page: Any, kind: str, out: Path, prompt: str) -> None:
     screenshot(page, out / f"app-compare-{kind}.png")
     open_tab(page, "Arena")
     expect(page.locator("#arena-left img")).to_be_visible()
-    page.locator("body").press("ArrowRight")
+    shown = list(arena.store.battles())[-1].shown
+    said = choice(shown[0].prompt, [Image.open(side.file) for side in shown])
+    page.locator("body").press({"left": "ArrowLeft", "tie": "ArrowDown", "right": "ArrowRight"}[said])
     expect(page.locator("#receipt")).to_contain_text("Vote kept")
     screenshot(page, out / f"app-arena-{kind}.png")
     open_tab(page, "Leaderboard")

@@ -3,13 +3,15 @@
 import random
 from collections.abc import Sequence
 
-from app.arena import Arena, Revealed, Shown, read_ballot
+from PIL import Image
+
+from app.arena import Arena, Revealed, read_ballot
 from mmalign.playground.oracle import judge
 
 
-def choice(shown: Shown) -> str:
+def choice(prompt: str, images: Sequence[Image.Image]) -> str:
     """``left``, ``right`` or ``tie``, by which share of the prompt's claims each picture keeps."""
-    left, right = (judge(image, shown.prompt).share for image in shown.images)
+    left, right = (judge(image, prompt).share for image in images)
     return "tie" if left == right else "left" if left > right else "right"
 
 
@@ -21,7 +23,7 @@ def oracle_votes(
     for place in range(number):
         token = voters[place % len(voters)]
         shown = arena.next(token)
-        better = rng.choice(["left", "right", "tie"]) if rng.random() < slips else choice(shown)
+        better = rng.choice(["left", "right", "tie"]) if rng.random() < slips else choice(shown.prompt, shown.images)
         ballot = read_ballot(better, None, None, [], "", 2 + 4 * rng.random())
         said.append(arena.vote(token, shown.battle_id, ballot))
     return said
