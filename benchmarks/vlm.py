@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.one is not None:
         _one(given.one[0], given.variants[0], profile, Path(given.one[1]))
         return
-    command = f"python -m benchmarks.vlm {' '.join(sys.argv[1:] if arguments is None else arguments)}".strip()
+    settings = {"profile": given.profile, **changes}  # folders are of no interest
+    command = " ".join(["python -m benchmarks.vlm", *(f"--{n.replace('_', '-')} {v}" for n, v in settings.items())])
     name = "vlm_speed" if given.profile == DEFAULT else f"vlm_speed_{given.profile.replace('-', '_').replace('.', '_')}"
     out = given.results / f"{name}.json"
     compare(profile, given.variants, given.work / given.profile, command, out, checks=given.checks)
