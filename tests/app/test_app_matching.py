@@ -25,7 +25,8 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     out = tmp_path_factory.mktemp("three")
     folders = draw_gallery(out, prompts=10)
     pictures = read_pictures(folders[0])
-    bright = [Image.open(file).point(lambda value: min(255, value + 60)) for file in pictures.values()]
+    levels = [min(255, value + 60) for value in range(256)] * 3
+    bright = [Image.open(file).convert("RGB").point(levels) for file in pictures.values()]
     prompts, seeds = [prompt for prompt, _ in pictures], [seed for _, seed in pictures]
     write_pictures(out / "more", {"bright": bright}, prompts, seeds, {"steps": 12, "guidance": 1.0})
     return [*folders, out / "more" / "bright"]
