@@ -46,6 +46,9 @@ PARITY = {
 # What else is recorded: a title and the file of its table.
 RECORDED = (
     ("Quickstart: time, memory, win rate", "quickstart.md"),
+    ("VLM quickstart: hallucination rate by seed", "vlm_quickstart.md"),
+    ("VLM objectives and corruptions on the same rows", "vlm_evidence.md"),
+    ("VLM DPO against TRL: speed and memory", "vlm_speed.md"),
     ("Real photographs through every option of the readers", "photographs.md"),
     ("The disk cache: time and memory saved", "cache.md"),
     ("Leaderboard on a million votes", "arena.md"),
