@@ -31,8 +31,8 @@ def quickstart(
 ) -> None:
     """Align an embedded model with gold labels and measure what it gained; no download.
 
-    image: tiny-sdxl on its own ranked samples, by win rate. vlm: tiny-llava on pairs of descriptions, by how much of
-    what it says is made up.
+    image: tiny-sdxl on its own ranked samples, by win rate. vlm: tiny-llava on captions with their picture and
+    with a blank one, by how much of what it says is made up.
     """
     hush_progress_bars()
     if task is Task.vlm:
