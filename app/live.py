@@ -47,7 +47,7 @@ class LiveSource:
     @property
     def has_lora(self) -> bool:
         """Whether the LoRA-scale slider would move anything."""
-        return any(model.aligned is not None and model.lora_scale is None for model in self.settings.models)
+        return any(_is_lora(model) and model.lora_scale is None for model in self.settings.models)
 
     def warm(self) -> None:
         """Load in the background what is compared first, so that the first visitor does not wait for it."""
@@ -105,7 +105,8 @@ class LiveSource:
         entry = self._models[check_choice(model, "model", self.names)]
         if entry.aligned is None:
             return {"adapter": None, "adapter_hash": None, "lora_scale": None}
-        weights, scale = aligned_weights(entry.aligned), self.effective(model, request).lora_scale
+        weights = aligned_weights(entry.aligned)
+        scale = self.effective(model, request).lora_scale if _is_lora(entry) else None
         run = weights.parent.name if weights.name == "aligned" else weights.stem
         return {"adapter": run or None, "adapter_hash": self._hash(weights), "lora_scale": scale}
 
@@ -120,7 +121,7 @@ class LiveSource:
             request.negative_prompt if guidance > 1 else "",
             request.steps if entry.steps is None else entry.steps,
             guidance,
-            1.0 if entry.aligned is None else scale,
+            scale if _is_lora(entry) or entry.lora_scale is not None else 1.0,
         )
 
     def _key(self, model: str, request: Request, seed: int) -> tuple[Any, ...]:
@@ -200,6 +201,13 @@ class LiveSource:
                     digest.update(hashlib.file_digest(opened, "sha256").digest())
             self._hashes[weights] = digest.hexdigest()
         return self._hashes[weights]
+
+
+def _is_lora(entry: Model) -> bool:
+    """Whether what was trained is a LoRA, which has a scale, and not the whole model."""
+    from mmalign.models.aligned import is_lora
+
+    return entry.aligned is not None and is_lora(aligned_weights(entry.aligned))
 
 
 def _denoiser(pipe: Any) -> Any:

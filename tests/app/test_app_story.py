@@ -22,7 +22,7 @@ from mmalign.cli.__main__ import app as cli
 STEPS = 4
 SMALL = (
     "training.steps=2",
-    "training.batch_size=4",
+    "training.batch_size=1",
     "training.warmup_steps=0",
     "training.checkpoint_every=2",
     "evaluation.every=2",
@@ -56,8 +56,8 @@ def test_votes_train_a_model_that_is_compared_and_voted_on_again(store: VoteStor
     first = context_of(checked({"models": [base, base | {"name": "guided", "guidance": 4.0}]}, "the test"), store)
     before = compared(first)
     voters = [first.arena.new_voter() for _ in range(4)]
-    said = oracle_votes(first.arena, voters, 16, rng=random.Random(0))
-    assert findings(first).board.votes == 16
+    said = oracle_votes(first.arena, voters, 20, rng=random.Random(0))
+    assert findings(first).board.votes == 20
 
     _, done = dataset.export(first, "canonical")
     assert 0 < done.rows <= sum(one.ballot.better != "tie" for one in said)
@@ -75,6 +75,8 @@ def test_votes_train_a_model_that_is_compared_and_voted_on_again(store: VoteStor
     assert len(after.scores(0)) == 1
     trained = after.right[0].provenance
     assert trained["adapter"] == "run"
+    assert trained["lora_scale"] is None  # the recipe trains the whole model, which has no scale
+    assert second.source.effective("aligned", Request("", (0,), lora_scale=0.5)).lora_scale == 1.0
 
     more = oracle_votes(second.arena, voters, 4, rng=random.Random(1))
     assert {side.model for one in more for side in one.sides} == {"base", "aligned"}
