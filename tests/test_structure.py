@@ -36,7 +36,13 @@ ARROWS = {
     "report": {"evaluation"},
     "arena": {"data", "types"},
     "labelling": {
-        "data", "evaluation", "report", "rewards", "training.processes", "training.strict_yaml", "types",
+        "data",
+        "evaluation",
+        "report",
+        "rewards",
+        "training.processes",
+        "training.strict_yaml",
+        "types",
     },
 }
 MODALITY = {"diffusers", "transformers", "mmalign.models", "mmalign.adapters", "mmalign.data", "mmalign.playground"}
