@@ -53,6 +53,7 @@ RECORDED = (
     ("The disk cache: time and memory saved", "cache.md"),
     ("Leaderboard on a million votes", "arena.md"),
     ("Reward models: pictures per second", "rewards.md"),
+    ("Losses of reward models: accuracy and calibration under noise", "rewards_evidence.md"),
 )
 
 
