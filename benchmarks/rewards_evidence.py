@@ -140,10 +140,12 @@ def run_arm(loss: str, noise: float, seed: int, settings: Settings, work: Path) 
 def render_table(results: dict[str, Any]) -> str:
     """Markdown: a row per arm, means over seeds with 95 % t intervals."""
     settings = results["settings"]
+    changed = {name: settings[name] for name, default in asdict(Settings()).items() if settings[name] != default}
+    options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
     lines = [
         "# Losses of reward models on the playground",
         "",
-        f"`python -m benchmarks.rewards_evidence` at commit `{results['commit'][:12]}`, torch {results['torch']}. "
+        f"`python -m benchmarks.rewards_evidence{options}` at commit `{results['commit'][:12]}`, torch {results['torch']}. "
         f"tiny-clip after {settings['steps']} steps of {settings['batch']} pairs; {settings['judged']} pairs of "
         "held-out captions, measured against the probability with which a rater prefers the first picture. Means "
         "over seeds with 95 % t intervals.",
