@@ -146,7 +146,8 @@ def render_table(results: dict[str, Any]) -> str:
         "# Losses of reward models on the playground",
         "",
         f"`python -m benchmarks.rewards_evidence{options}` at commit `{results['commit'][:12]}`, "
-        f"torch {results['torch']}. tiny-clip after {settings['steps']} steps of {settings['batch']} pairs; {settings['judged']} pairs of "
+        f"torch {results['torch']}. "
+        f"tiny-clip after {settings['steps']} steps of {settings['batch']} pairs; {settings['judged']} pairs of "
         "held-out captions, measured against the probability with which a rater prefers the first picture. Means "
         "over seeds with 95 % t intervals.",
         "",
