@@ -82,6 +82,20 @@ class CosineReward:
         return score if self.outcome is None else self.outcome(score)
 
 
+def in_batches(
+    score: Callable[[Sequence[str], Sequence[Image.Image]], Tensor],
+    prompts: Sequence[str],
+    images: Sequence[Image.Image],
+    size: int,
+    device: torch.device,
+) -> Float[Tensor, " batch"]:
+    """``score`` of at most ``size`` pairs at a time, joined; ValueError where prompts and pictures do not match."""
+    check_lengths(prompts, images)
+    starts = range(0, len(images), size)
+    scores = [score(prompts[start : start + size], images[start : start + size]) for start in starts]
+    return torch.cat([torch.zeros(0, device=device), *scores])
+
+
 def check_lengths(prompts: Sequence[str], images: Sequence[Image.Image] | Tensor) -> None:
     """ValueError where there is not one picture for each prompt."""
     if isinstance(prompts, str):

@@ -18,7 +18,7 @@ from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from reward_models.aesthetic import linear_head
-from reward_models.cosine import check_lengths
+from reward_models.cosine import check_lengths, in_batches
 from reward_models.pixels import Preprocess
 from reward_models.weights import Source, build, fill, find_device, locate, read_state
 
@@ -117,13 +117,11 @@ class ImageReward:
 
     def score(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
         """Scores of PIL pictures, ``batch_size`` at a time."""
-        check_lengths(prompts, images)
-        scores = [torch.zeros(0, device=self.device)]
         with torch.no_grad():
-            for start in range(0, len(images), self.batch_size):
-                rows = slice(start, start + self.batch_size)
-                scores.append(self._scores(prompts[rows], self.preprocess.pictures(images[rows])))
-        return torch.cat(scores)
+            return in_batches(self._scores_of_pictures, prompts, images, self.batch_size, self.device)
+
+    def _scores_of_pictures(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
+        return self._scores(prompts, self.preprocess.pictures(images))
 
     def score_tensor(
         self, prompts: Sequence[str], images: Float[Tensor, "batch 3 height width"]

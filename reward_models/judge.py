@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from reward_models.cosine import check_lengths
+from reward_models.cosine import check_lengths, in_batches
 from reward_models.vlm import AskedModel
 from reward_models.vqascore import local_folder
 
@@ -77,15 +77,13 @@ class Judge:
 
     def score(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
         """Expected ratings, ``batch_size`` pictures at a time."""
-        check_lengths(prompts, images)
-        scores = [torch.zeros(0, device=self.asked.device)]
-        for start in range(0, len(images), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            questions = [self.rate.replace("{}", prompt) for prompt in prompts[rows]]
-            pictures = [[image] for image in images[rows]]
-            chances = self.asked.answer_logps(questions, pictures, [str(rating) for rating in RATINGS]).softmax(-1)
-            scores.append((chances * torch.tensor(RATINGS, device=chances.device)).sum(-1))
-        return torch.cat(scores)
+        return in_batches(self._ratings, prompts, images, self.batch_size, self.asked.device)
+
+    def _ratings(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
+        questions = [self.rate.replace("{}", prompt) for prompt in prompts]
+        answers = [str(rating) for rating in RATINGS]
+        chances = self.asked.answer_logps(questions, [[image] for image in images], answers).softmax(-1)
+        return (chances * torch.tensor(RATINGS, device=chances.device)).sum(-1)
 
     def compare(self, prompts: Sequence[str], left: Sequence[Image.Image], right: Sequence[Image.Image]) -> Comparison:
         """Which of two pictures is better, each pair asked in both orders."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel
 
-from reward_models.cosine import check_lengths
+from reward_models.cosine import check_lengths, in_batches
 from reward_models.fusion import Fusion
 from reward_models.pixels import Preprocess
 from reward_models.tokens import CONTEXT, END, ClipTokens
@@ -126,13 +126,11 @@ class MPS:
 
     def score(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
         """Scores of PIL pictures, ``batch_size`` at a time (with ``maximum="batch"`` they depend on it)."""
-        check_lengths(prompts, images)
-        scores = [torch.zeros(0, device=self.device)]
         with torch.no_grad():
-            for start in range(0, len(images), self.batch_size):
-                rows = slice(start, start + self.batch_size)
-                scores.append(self._scores(prompts[rows], self.preprocess.pictures(images[rows])))
-        return torch.cat(scores)
+            return in_batches(self._scores_of_pictures, prompts, images, self.batch_size, self.device)
+
+    def _scores_of_pictures(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
+        return self._scores(prompts, self.preprocess.pictures(images))
 
     def score_tensor(
         self, prompts: Sequence[str], images: Float[Tensor, "batch 3 height width"]

@@ -8,12 +8,11 @@ any vision-language model in a local folder gives a score of the same form, and 
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from reward_models.cosine import check_lengths
+from reward_models.cosine import in_batches
 from reward_models.vlm import AskedModel
 
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
@@ -47,14 +46,11 @@ class VQAScore:
 
     def score(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
         """Probabilities, ``batch_size`` pictures at a time."""
-        check_lengths(prompts, images)
-        scores = [torch.zeros(0, device=self.asked.device)]
-        for start in range(0, len(images), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            questions = [self.question.replace("{}", prompt) for prompt in prompts[rows]]
-            logps = self.asked.answer_logps(questions, [[image] for image in images[rows]], [self.answer])
-            scores.append(logps[:, 0].exp())
-        return torch.cat(scores)
+        return in_batches(self._probabilities, prompts, images, self.batch_size, self.asked.device)
+
+    def _probabilities(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
+        questions = [self.question.replace("{}", prompt) for prompt in prompts]
+        return self.asked.answer_logps(questions, [[image] for image in images], [self.answer])[:, 0].exp()
 
 
 def local_folder(name: str, weights: str | Path | None) -> Path:
