@@ -4,8 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mmalign.training.config.data import DataConfig
-from mmalign.training.config.evaluation import EvaluationConfig
+from mmalign.training.config.generators import generator_settings
 from mmalign.training.config.loop import TrainingConfig
 from mmalign.training.config.model import LoRAConfig, ModelConfig
 from mmalign.training.config.section import Section
@@ -25,42 +24,6 @@ class RewardConfig(Section):
     fit: Literal["crop", "letterbox"] = "crop"
 
 
-# Section -> its settings that a reward model does not read.
-_NOT_READ: dict[str, tuple[type[Section], tuple[str, ...]]] = {
-    "model": (
-        ModelConfig,
-        (
-            "adapter",
-            "config",
-            "variant",
-            "revision",
-            "vae",
-            "vae_dtype",
-            "drop",
-            "quantize",
-            "offload",
-            "max_sequence_length",
-            "guidance",
-        ),
-    ),
-    "data": (
-        DataConfig,
-        (
-            "mixed",
-            "resolution",
-            "crop",
-            "flip",
-            "caption_dropout",
-            "buckets",
-            "cache",
-            "cache_folder",
-            "cache_latents",
-            "cache_dtype",
-        ),
-    ),
-    "training": (TrainingConfig, ("timesteps", "safeguard", "curriculum", "compile")),
-    "evaluation": (EvaluationConfig, ("pictures", "timestep_bins")),
-}
 ATTENTION_LAYERS = "[q_proj, k_proj, v_proj, out_proj]"
 
 
@@ -72,10 +35,8 @@ def reward_problems(family: str, reward: RewardConfig | None, sections: dict[str
     if reward is None:
         return ["reward: null leaves family: reward without its settings; leave the line out for the defaults"]
     problems = [
-        f"{name}.{setting} is for generators and is not read for family: reward; leave it out"
-        for name, (schema, settings) in _NOT_READ.items()
-        for setting in settings
-        if getattr(sections[name], setting) != schema.model_fields[setting].get_default(call_default_factory=True)
+        f"{name} is for generators and is not read for family: reward; leave it out"
+        for name in generator_settings(sections, also=("model.revision",))
     ]
     model, training = sections["model"], sections["training"]
     assert isinstance(model, ModelConfig)

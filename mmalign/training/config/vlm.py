@@ -1,11 +1,10 @@
-"""``vlm:`` what only vision-language models have; and the settings that only image generators have."""
+"""``vlm:`` what only vision-language models have, and the settings of the others that they do not read."""
 
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mmalign.training.config.data import DataConfig
-from mmalign.training.config.evaluation import EvaluationConfig
+from mmalign.training.config.generators import generator_settings
 from mmalign.training.config.loop import TrainingConfig
 from mmalign.training.config.model import LoRAConfig, ModelConfig
 from mmalign.training.config.section import Section
@@ -46,44 +45,7 @@ class VLMConfig(Section):
         return self
 
 
-# Section -> its settings that mean nothing for a vision-language model, or that it does not have yet.
-_IMAGE_ONLY: dict[str, tuple[type[Section], tuple[str, ...]]] = {
-    "model": (
-        ModelConfig,
-        (
-            "adapter",
-            "config",
-            "variant",
-            "vae",
-            "vae_dtype",
-            "drop",
-            "quantize",
-            "offload",
-            "max_sequence_length",
-            "guidance",
-        ),
-    ),
-    "data": (
-        DataConfig,
-        (
-            "mixed",
-            "resolution",
-            "crop",
-            "flip",
-            "caption_dropout",
-            "relabel",
-            "buckets",
-            "shuffle",
-            "shuffle_window",
-            "cache",
-            "cache_folder",
-            "cache_latents",
-            "cache_dtype",
-        ),
-    ),
-    "training": (TrainingConfig, ("timesteps", "safeguard", "curriculum", "compile")),
-    "evaluation": (EvaluationConfig, ("pictures", "timestep_bins")),
-}
+_NOT_READ = ("data.relabel", "data.shuffle", "data.shuffle_window")
 LANGUAGE_LAYERS = "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]"
 
 
@@ -94,13 +56,10 @@ def family_problems(family: Family, vlm: VLMConfig | None, sections: dict[str, S
         return [told] if vlm is not None else []
     if vlm is None:
         return ["vlm: null leaves family: vlm without its settings; leave the line out for the defaults"]
-    problems = []
-    for name, (schema, settings) in _IMAGE_ONLY.items():
-        for setting in settings:
-            if getattr(sections[name], setting) != schema.model_fields[setting].get_default(call_default_factory=True):
-                problems.append(
-                    f"{name}.{setting} is for image generators and is not read for family: vlm; leave it out"
-                )
+    problems = [
+        f"{name} is for image generators and is not read for family: vlm; leave it out"
+        for name in generator_settings(sections, also=_NOT_READ)
+    ]
     model, training = sections["model"], sections["training"]
     assert isinstance(model, ModelConfig)
     assert isinstance(training, TrainingConfig)
