@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,11 +18,14 @@ from mmalign.models.vlm import VLMComponents
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
-def save_vlm(components: VLMComponents, folder: str | Path, card: Card | None = None) -> Path:
+def save_vlm(
+    components: VLMComponents, folder: str | Path, card: Card | None = None, *, in_full: Sequence[str] = ()
+) -> Path:
     """Write the trained model and its processor to ``folder``, safetensors only, and give the folder back.
 
     With adapters: what ``PeftModel.from_pretrained(base, folder)`` and ``base.load_adapter(folder)`` read, and
-    ``AutoModelForImageTextToText.from_pretrained(folder)`` where the base model can still be found. Without: all
+    ``AutoModelForImageTextToText.from_pretrained(folder)`` where the base model can still be found; ``in_full``:
+    modules whose own weights were trained beside the adapters, which become PEFT's ``modules_to_save``. Without: all
     weights, in the precision they were trained in. The folder appears whole or not at all; an export that is already
     there is replaced, anything else is refused.
     """
@@ -35,8 +38,11 @@ def save_vlm(components: VLMComponents, folder: str | Path, card: Card | None = 
             config = lora.__class__.from_peft_type(**lora.to_dict())
             config.base_model_name_or_path = components.info.location
             config.inference_mode = True
+            config.modules_to_save = list(in_full) or None
             config.save_pretrained(partial)
             state = get_peft_model_state_dict(model, adapter_name=POLICY)
+            for module in in_full:
+                state |= {f"{module}.{name}": value for name, value in model.get_submodule(module).state_dict().items()}
             tensors = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
             save_file(tensors, partial / ADAPTER_FILE, {"format": "pt"})
         components.processor.save_pretrained(partial)

@@ -41,7 +41,7 @@ def reference_kind(config: Config, objective: Objective) -> str:
         raise ValueError("the objective compares with a reference; use reference: auto, frozen or lora_off")
     if kind not in ("auto", "cached"):
         return kind
-    if lora is None or lora.train_also:
+    if lora is None or (lora.train_also and (config.family != "vlm" or lora.dora)):
         return "frozen"
     # DoRA switched off is the base model, but its untrained adapter is that only up to rounding.
     return "adapter" if lora.dora else "lora_off"
@@ -74,7 +74,7 @@ def set_up_denoiser(components: Components, config: Config, objective: Objective
     if kind in ("none", "frozen"):
         return frozen
     if kind == "lora_off":
-        return LoRAOffReference(denoiser, kept)
+        return LoRAOffReference(denoiser, kept, copy_trained=bool(lora.train_also))
     if kind in ("snapshot", "ema") and lora.train_also:
         return _refreshed(config, *_mirrored_copy(denoiser))
     copies = copy_adapter(denoiser, POLICY, REFERENCE)

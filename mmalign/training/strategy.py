@@ -166,6 +166,9 @@ def _not_with_fsdp(config: Config) -> Iterator[str]:
         yield "  - training.compile was never tried on sharded weights; leave it out, or use training.strategy=ddp"
     if config.reference.kind in ("snapshot", "ema"):
         yield f"  - reference: {config.reference.kind} follows whole weights; use frozen, lora_off or adapter"
+    lora = config.model.lora
+    if lora and lora.train_also and (config.reference.kind == "lora_off" or config.family == "vlm"):
+        yield "  - model.lora.train_also with the LoRA switched off needs whole weights; use training.strategy=ddp"
     if training.optimizer not in _ELEMENTWISE_OPTIMIZERS:
         allowed = ", ".join(_ELEMENTWISE_OPTIMIZERS)
         yield f"  - training.optimizer: {training.optimizer} looks at whole tensors and would see shares; use {allowed}"

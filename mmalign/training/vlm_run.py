@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from mmalign.models.lora import full_weights_of
 from mmalign.models.vlm import freeze_parts, lora_layers_of, vlm_skeleton
 from mmalign.models.vlm_names import peek_vlm
 from mmalign.training.config import Config
@@ -85,8 +86,9 @@ class VLMRun:
         if lora is None:
             freeze_parts(model, self.vlm.freeze, parts)
             return sum(value.numel() for value in model.parameters() if value.requires_grad), parameters
-        trained = 0
-        for name in lora_layers_of(model, lora, self.vlm.freeze, parts).targets:
+        adapted = lora_layers_of(model, lora, self.vlm.freeze, parts)
+        trained = sum(value.numel() for value in full_weights_of(model, adapted).values())
+        for name in adapted.targets:
             weight = model.get_submodule(name).weight
             assert isinstance(weight, torch.Tensor)
             trained += lora.rank * (weight.shape[0] + weight[0].numel())

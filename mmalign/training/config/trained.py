@@ -10,10 +10,10 @@ def reference_problems(reference: ReferenceConfig, model: ModelConfig, steps: in
     problems = []
     if kind in ("lora_off", "adapter") and lora is None:
         problems.append(f"reference: {kind} needs model.lora; use frozen for full weights")
-    if kind in ("lora_off", "adapter") and lora is not None and lora.train_also:
+    if kind == "adapter" and lora is not None and lora.train_also:
         problems.append(
             f"reference: {kind} is not the reference of model.lora.train_also: {', '.join(lora.train_also)} is trained "
-            "in the weights that policy and reference would share; use auto or frozen, which keep a copy"
+            "in the weights that policy and reference would share; use auto, lora_off or frozen, which keep a copy"
         )
     if kind == "lora_off" and lora is not None and lora.dora:
         problems.append(
