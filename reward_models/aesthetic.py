@@ -25,6 +25,7 @@ HEAD = Source(
     "christophschuhmann/improved-aesthetic-predictor",
     (HEAD_FILE,),
     "Apache-2.0",
+    sha256={HEAD_FILE: "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"},
     page=(
         "curl -L --create-dirs -o $MMALIGN_REWARDS/christophschuhmann--improved-aesthetic-predictor/"
         f"{HEAD_FILE} https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/"
@@ -89,15 +90,11 @@ class AestheticReward:
     ) -> Float[Tensor, " batch"]:
         """Ratings of pictures with values in 0..1; gradients reach the pixels."""
         check_lengths(prompts, images)
-        pixels = self.preprocess.tensor(images.to(self.towers.device))
-        return self.score_embedded(prompts, self.towers.image_features(pixels))
+        return self.score_embedded(prompts, self.towers.embed_tensor(images, self.preprocess))
 
     def embed(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch width"]:
         """CLIP image features, not normalised."""
-        chunks = [images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size)]
-        with torch.no_grad():
-            features = [self.towers.image_features(self.preprocess.pictures(chunk)) for chunk in chunks]
-        return torch.cat(features) if features else torch.zeros(0, 1, device=self.towers.device)
+        return self.towers.embed(images, self.preprocess, self.batch_size)
 
     def score_embedded(self, prompts: Sequence[str], embedded: Float[Tensor, "batch width"]) -> Float[Tensor, " batch"]:
         """Ratings of embedded pictures."""

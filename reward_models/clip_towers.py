@@ -1,15 +1,17 @@
 """The two towers of a CLIP, from transformers or open_clip, with one face: token ids and pixels in, features out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
+from reward_models.pixels import Preprocess
 from reward_models.weights import build, fill, find_device, read_state
 
 FILES = ("config.json", "model.safetensors|pytorch_model.bin")
@@ -34,6 +36,21 @@ class ClipTowers:
         if isinstance(self.model, CLIPModel):
             return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output).float()
         return cast(Any, self.model).encode_image(pixels).float()
+
+    def embed(
+        self, images: Sequence[Image.Image], preprocess: Preprocess, batch_size: int
+    ) -> Float[Tensor, "batch width"]:
+        """Image features of pictures, ``batch_size`` at a time, without gradients."""
+        chunks = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+        with torch.no_grad():
+            features = [self.image_features(preprocess.pictures(chunk)) for chunk in chunks]
+        return torch.cat(features) if features else torch.zeros(0, 1, device=self.device)
+
+    def embed_tensor(
+        self, images: Float[Tensor, "batch 3 height width"], preprocess: Preprocess
+    ) -> Float[Tensor, "batch width"]:
+        """Image features of pictures with values in 0..1; gradients reach the pixels."""
+        return self.image_features(preprocess.tensor(images.to(self.device)))
 
     @property
     def scale(self) -> Tensor:

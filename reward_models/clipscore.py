@@ -13,8 +13,21 @@ from reward_models.cosine import CosineReward
 from reward_models.pixels import Preprocess
 from reward_models.weights import Source, locate
 
-SOURCE = Source("openai/clip-vit-base-patch32", FILES, "MIT")
-LARGE = Source("openai/clip-vit-large-patch14", FILES, "MIT")
+SOURCE = Source(
+    "openai/clip-vit-base-patch32",
+    FILES,
+    "MIT",
+    sha256={"pytorch_model.bin": "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f"},
+)
+LARGE = Source(
+    "openai/clip-vit-large-patch14",
+    FILES,
+    "MIT",
+    sha256={
+        "model.safetensors": "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
+        "pytorch_model.bin": "f1a17cdbe0f36fec524f5cafb1c261ea3bbbc13e346e0f74fc9eb0460dedd0d3",
+    },
+)
 PREFIX = "A photo depicts "
 
 

@@ -57,15 +57,11 @@ class CosineReward:
     ) -> Float[Tensor, " batch"]:
         """Scores of pictures with values in 0..1; gradients reach the pixels."""
         check_lengths(prompts, images)
-        features = self.towers.image_features(self.preprocess.tensor(images.to(self.towers.device)))
-        return self.score_embedded(prompts, features)
+        return self.score_embedded(prompts, self.towers.embed_tensor(images, self.preprocess))
 
     def embed(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch width"]:
         """Image features, not normalised."""
-        chunks = [images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size)]
-        with torch.no_grad():
-            features = [self.towers.image_features(self.preprocess.pictures(chunk)) for chunk in chunks]
-        return torch.cat(features) if features else torch.zeros(0, 1, device=self.towers.device)
+        return self.towers.embed(images, self.preprocess, self.batch_size)
 
     def score_embedded(self, prompts: Sequence[str], embedded: Float[Tensor, "batch width"]) -> Float[Tensor, " batch"]:
         """Scores of embedded pictures. A prompt that several pictures share is encoded once."""

@@ -16,7 +16,12 @@ from reward_models.weights import Source, locate
 
 SOURCES = {
     "2.0": Source("xswu/HPSv2", ("HPS_v2_compressed.pt",), "Apache-2.0"),
-    "2.1": Source("xswu/HPSv2", ("HPS_v2.1_compressed.pt",), "Apache-2.0"),
+    "2.1": Source(
+        "xswu/HPSv2",
+        ("HPS_v2.1_compressed.pt",),
+        "Apache-2.0",
+        sha256={"HPS_v2.1_compressed.pt": "c57a38fb4a2f7e7c15bf00da2ea377cdf165448b4dd1052a484c215a998c9837"},
+    ),
 }
 # open_clip's configuration ViT-H-14, which the file was trained from.
 VIT_H_14: Mapping[str, Any] = {

@@ -23,7 +23,12 @@ from reward_models.pixels import Preprocess
 from reward_models.weights import Source, build, fill, find_device, locate, read_state
 
 SOURCE = Source("THUDM/ImageReward", ("ImageReward.pt",), "Apache-2.0")
-VOCABULARY = Source("google-bert/bert-base-uncased", ("vocab.txt",), "Apache-2.0")
+VOCABULARY = Source(
+    "google-bert/bert-base-uncased",
+    ("vocab.txt",),
+    "Apache-2.0",
+    sha256={"vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"},
+)
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 MAX_TOKENS = 35
 # med_config.json of the repository and create_vit("large") of models/BLIP/blip.py.

@@ -4,7 +4,6 @@ Weights are looked for in this order: what the caller names, the folder ``$MMALI
 With a network the hub is then asked, which is said; without one the error names repository, file and command.
 """
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from reward_models.hashes import check_hash
+
 FOLDER = "MMALIGN_REWARDS"
 NAMED = 5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,7 +27,8 @@ class Source:
     """Published weights: a repository of the hub, or some other place that ``page`` tells, and its files.
 
     ``files``: each entry is one file, or alternatives (``a|b``) of which the first that exists is used. ``sha256``:
-    file -> digest, only where the authors publish it. ``page``: for files that are on no hub, what to do to get them.
+    file -> digest of the published file, where it is known (see ``reward_models.hashes``). ``page``: for files that
+    are on no hub, what to do to get them.
     """
 
     repository: str
@@ -51,15 +53,15 @@ class Source:
 def locate(source: Source, reward: str, weights: str | Path | None = None) -> list[Path]:
     """The files of ``source``, in its order. ``weights``: a file, its folder, or a folder laid out as $MMALIGN_REWARDS.
 
-    Raises ValueError that says where was looked, what is missing and how to get it.
+    Raises ValueError that says where was looked, what is missing and how to get it, and for a file whose hash is wrong.
     """
     places = _places(source, weights)
     for place in places:
         found = _files_in(place, source)
         if found is not None:
-            return [_checked(path, source) for path in found]
+            return [check_hash(path, source.sha256) for path in found]
     if weights is None and source.page is None:
-        return [_checked(path, source) for path in _from_hub(source, reward, places)]
+        return [check_hash(path, source.sha256) for path in _from_hub(source, reward, places)]
     raise ValueError(_missing(source, reward, places))
 
 
@@ -126,16 +128,6 @@ def _missing(source: Source, reward: str, places: Sequence[Path]) -> str:
         f"Where there is a network: {source.command()}\n"
         f"Then set {FOLDER} to that folder's parent, or pass weights=PATH"
     )
-
-
-def _checked(path: Path, source: Source) -> Path:
-    expected = source.sha256.get(path.name)
-    if expected is not None:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if digest != expected:
-            raise ValueError(f"{path}: SHA-256 is {digest}, published is {expected}; download the file again")
-    return path
 
 
 def read_state(path: Path, *, convert: str | None = None) -> dict[str, Tensor]:

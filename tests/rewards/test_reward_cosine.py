@@ -19,7 +19,7 @@ from reward_models.aesthetic import HEAD_FILE, linear_head
 from reward_models.pixels import Preprocess
 from reward_models.tokens import END, ClipTokens
 from tests.rewards.test_reward_pixels import noise
-from tests.rewards.tiny_checkpoints import HPS, save_clip, spread, tiny_clip
+from tests.rewards.tiny_checkpoints import HPS, save_clip, spread, state_hashes, tiny_clip
 
 PROMPTS = ["a red circle", "two blue squares on sand", "a red circle"]
 IMAGES = [Image.fromarray(noise(*size, seed=seed)) for seed, size in enumerate([(96, 96), (227, 300), (120, 80)])]
@@ -47,6 +47,8 @@ def root(tmp_path_factory, clip):
     head = torch.nn.ModuleDict({"layers": linear_head(8)})
     (folder / "christophschuhmann--improved-aesthetic-predictor").mkdir()
     torch.save(head.state_dict(), folder / "christophschuhmann--improved-aesthetic-predictor" / HEAD_FILE)
+    for repository in folder.iterdir():
+        state_hashes(repository)
     return folder
 
 

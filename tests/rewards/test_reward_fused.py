@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from mmalign.rewards import DifferentiableReward, RewardModel, find_reward
 from reward_models.imagereward import MEAN, STD, UNUSED
-from reward_models.mps import CONDITION, FILE
+from reward_models.mps import CONDITION, CONVERT, FILE
 from reward_models.pixels import Preprocess
 from reward_models.tokens import END, ClipTokens
 from tests.rewards import published_layouts as published
 from tests.rewards.test_reward_pixels import noise
-from tests.rewards.tiny_checkpoints import tiny_clip
+from tests.rewards.tiny_checkpoints import state_hashes
 
 PROMPTS = ["a red circle", "two blue squares, on sand", "red"]
 IMAGES = [Image.fromarray(noise(*size, seed=seed)) for seed, size in enumerate([(96, 96), (227, 300), (120, 80)])]
@@ -51,6 +51,7 @@ def imagereward_files(tmp_path_factory):
     torch.save(state, folder / "THUDM--ImageReward" / "ImageReward.pt")
     (folder / "google-bert--bert-base-uncased").mkdir()
     (folder / "google-bert--bert-base-uncased" / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    state_hashes(folder / "google-bert--bert-base-uncased")
     return folder, state
 
 
@@ -248,10 +249,31 @@ def test_a_score_of_mps_does_not_depend_on_its_batch_unless_asked(mps_files):
         mps(mps_files[0], maximum="global")
 
 
-def test_mps_as_published_is_refused_with_the_way_to_convert_it(tmp_path):
-    torch.save(tiny_clip(), tmp_path / "MPS_overall_checkpoint.pth")
-    with pytest.raises(ValueError, match=r"weights_only=False\).state_dict\(\), 'MPS_overall_state.pt'\)"):
+class Whole(torch.nn.Module):
+    """A module with these weights, pickled whole as the published one is."""
+
+    def __init__(self, state):
+        super().__init__()
+        for name, value in state.items():
+            *parents, leaf = name.split(".")
+            place = self
+            for parent in parents:
+                if parent not in dict(place.named_children()):
+                    place.add_module(parent, torch.nn.Module())
+                place = place.get_submodule(parent)
+            place.register_buffer(leaf, value)
+
+
+def test_mps_as_published_is_refused_and_its_conversion_is_read(mps_files, tmp_path, monkeypatch):
+    folder, state = mps_files
+    torch.save(Whole(state), tmp_path / "MPS_overall_checkpoint.pth")
+    with pytest.raises(ValueError, match="does not hold plain tensors") as told:
         mps(tmp_path / "MPS_overall_checkpoint.pth")
+    assert CONVERT in str(told.value)
+    monkeypatch.chdir(tmp_path)
+    exec(CONVERT.partition("on the path: ")[2], {"torch": torch})
+    converted = mps(tmp_path)
+    assert torch.equal(converted.score(PROMPTS, IMAGES), mps(folder).score(PROMPTS, IMAGES))
 
 
 # Social Reward

@@ -84,8 +84,49 @@ def test_a_wrong_hash_is_refused(tmp_path):
     good = Source("a/b", ("head.pt",), "MIT", sha256={"head.pt": hashlib.sha256(b"x").hexdigest()})
     assert locate(good, "mine", file) == [file]
     bad = Source("a/b", ("head.pt",), "MIT", sha256={"head.pt": "0" * 64})
-    with pytest.raises(ValueError, match=r"head.pt: SHA-256 is 2d7116.*published is 0000"):
+    with pytest.raises(ValueError, match=r"head.pt: SHA-256 is 2d7116.*published is 0000.*sha256sum head.pt >> SHA256"):
         locate(bad, "mine", file)
+
+
+def test_a_hash_that_the_user_states_comes_first(tmp_path):
+    """For weights of one's own under a published name, and for files whose hash nobody publishes."""
+    folder = put(tmp_path, "head.pt", "other.pt")
+    bad = Source("a/b", ("head.pt",), "MIT", sha256={"head.pt": "0" * 64})
+    sums = folder / "SHA256SUMS"
+    sums.write_text(f"{'1' * 64}  other.pt\n{hashlib.sha256(b'x').hexdigest()} *head.pt\n")
+    assert locate(bad, "mine", folder) == [folder / "head.pt"]
+    other = Source("a/b", ("other.pt",), "MIT")
+    with pytest.raises(ValueError, match=r"other.pt: SHA-256 is 2d7116.*stated in SHA256SUMS is 1111"):
+        locate(other, "mine", folder)
+    (folder / "other.pt").write_bytes(b"longer")
+    sums.write_text(f"{hashlib.sha256(b'longer').hexdigest()}  other.pt\n")
+    assert locate(other, "mine", folder) == [folder / "other.pt"]
+    sums.write_text("head.pt\n")
+    with pytest.raises(ValueError, match=r"SHA256SUMS, line 1: 'head.pt' is not a SHA-256 and a file name"):
+        locate(other, "mine", folder)
+
+
+def test_a_file_in_the_hubs_cache_has_the_hash_it_is_named_by(tmp_path):
+    """The cache links snapshots/COMMIT/NAME to blobs/SHA256 for what is in LFS."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0a"
+    put(blobs, hashlib.sha256(b"x").hexdigest(), "1" * 64)
+    snapshot.mkdir(parents=True)
+    for name, blob in (("good.pt", hashlib.sha256(b"x").hexdigest()), ("bad.pt", "1" * 64)):
+        (snapshot / name).symlink_to(blobs / blob)
+    assert locate(Source("a/b", ("good.pt",), "MIT"), "mine", snapshot) == [snapshot / "good.pt"]
+    with pytest.raises(ValueError, match=r"bad.pt: SHA-256 is 2d7116.*told by the hub is 1111"):
+        locate(Source("a/b", ("bad.pt",), "MIT"), "mine", snapshot)
+
+
+def test_the_published_hashes_are_of_files_that_are_asked_for():
+    from reward_models import aesthetic, clipscore, hps, imagereward
+
+    sources = [aesthetic.HEAD, clipscore.SOURCE, clipscore.LARGE, hps.SOURCES["2.1"], imagereward.VOCABULARY]
+    for source in sources:
+        asked = {name for entry in source.files for name in entry.split("|")}
+        assert source.sha256
+        assert set(source.sha256) <= asked
+        assert all(len(digest) == 64 and int(digest, 16) for digest in source.sha256.values())
 
 
 def test_a_pickled_module_is_refused_and_not_run(tmp_path):
