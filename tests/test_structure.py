@@ -34,7 +34,7 @@ ARROWS = {
     "rewards": {"caches", "data", "playground", "types"},
     "evaluation": {"playground", "rewards"},
     "report": {"evaluation"},
-    "arena": {"data", "types"},
+    "arena": {"data", "types", "vlm_data"},
     "labelling": {
         "data",
         "evaluation",

@@ -100,8 +100,8 @@ def cohen(pairs: Sequence[tuple[int, int]]) -> float | None:
 
 
 def _judged(vote: Vote) -> tuple[tuple[str, ...], int]:
-    """The prompt with the two pictures in a fixed order, and 1 where the first of them won, -1 the second, 0 a tie."""
-    left, right = (side.image_sha256 for side in vote.battle.shown)
+    """The prompt and what both sides show, in a fixed order; 1 where the first of them won, -1 the second, 0 a tie."""
+    left, right = (side.shows for side in vote.battle.shown)
     value = {"left": 1, "right": -1, "tie": 0}[str(vote.ballot.better)]
     low, high = sorted((left, right))
     return (vote.battle.prompt, low, high), value if left == low else -value

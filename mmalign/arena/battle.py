@@ -9,6 +9,7 @@ from mmalign.arena import checks
 from mmalign.arena.checks import shown
 from mmalign.arena.side import Side
 
+Kind = Literal["pictures", "answers"]
 CatchKind = Literal["repeat", "identical"]
 CATCHES = ("repeat", "identical")
 MOST_SIDES = 16
@@ -17,6 +18,8 @@ MOST_SIDES = 16
 @dataclass(frozen=True)
 class Battle:
     """Two pictures, or k for a ranking, of one prompt, in an order that is drawn from ``seed`` and kept.
+
+    Or as many answers to one question about one picture (:attr:`kind`).
 
     ``sides`` is the order in which they were paired, ``order`` which of them stands first, second, ... on the screen
     (drawn from ``seed`` where it is not given), :attr:`shown` the sides on the screen. ``policy`` and ``propensity``
@@ -42,6 +45,11 @@ class Battle:
         prompts = {side.prompt for side in self.sides}
         if len(prompts) != 1:
             raise ValueError(f"the sides of a battle have one prompt, got {shown(sorted(prompts))}")
+        if self.kind == "answers":
+            if any(side.answer is None for side in self.sides):
+                raise ValueError("a battle is of pictures or of answers; some sides have an answer and some have none")
+            if len({side.image_sha256 for side in self.sides}) != 1:
+                raise ValueError("the answers of a battle are about one picture, and these sides have several")
         checks.check_integer("seed", self.seed, low=0)
         if not self.order:
             object.__setattr__(self, "order", shown_order(self.seed, len(self.sides)))
@@ -58,15 +66,16 @@ class Battle:
         if self.catch is None:
             if self.catch_of is not None:
                 raise ValueError("catch_of is set and catch is not; give catch='repeat'")
-            if len({side.image_sha256 for side in self.sides}) == 1:
-                raise ValueError("all sides show the same picture; mark the battle catch='identical' if that is meant")
+            if len({side.shows for side in self.sides}) == 1:
+                what = "picture" if self.kind == "pictures" else "answer"
+                raise ValueError(f"all sides show the same {what}; mark the battle catch='identical' if that is meant")
             return
         if self.catch not in CATCHES:
             raise ValueError(f"catch={shown(self.catch)} must be one of {', '.join(CATCHES)}, or None")
         if (self.catch == "repeat") != (self.catch_of is not None):
             raise ValueError("catch='repeat' names the battle it repeats in catch_of; catch='identical' has none")
-        if self.catch == "identical" and len({side.image_sha256 for side in self.sides}) != 1:
-            raise ValueError("catch='identical': the sides must show the same picture")
+        if self.catch == "identical" and len({side.shows for side in self.sides}) != 1:
+            raise ValueError("catch='identical': the sides must show the same picture, or give the same answer")
 
     @property
     def prompt(self) -> str:
@@ -87,6 +96,11 @@ class Battle:
     def right(self) -> Side:
         """The second side on the screen."""
         return self.shown[1]
+
+    @property
+    def kind(self) -> Kind:
+        """Whether pictures of a prompt are compared, or answers to a question about a picture."""
+        return "pictures" if all(side.answer is None for side in self.sides) else "answers"
 
     @property
     def form(self) -> Literal["pair", "ranking"]:

@@ -96,8 +96,8 @@ def comparisons_of(
     A ranking of k becomes its k(k-1)/2 pairs ("full breaking", which estimates Plackett-Luce strengths consistently;
     the pairs of a vote are not independent, so errors are clustered by voter). Votes on catch pairs, of one player with
     itself, without a relative judgement, and ties that call every side bad are left out and counted; so are exported
-    ones unless ``exported``, and with ``hold_out`` those that it does not hold. ``style``: SHA-256 of a picture -> its
-    measures (see ``measure_style``), all with one set of names; they become covariates. Raises ValueError for a picture
+    ones unless ``exported``, and with ``hold_out`` those that it does not hold. ``style``: ``Side.shows`` -> its
+    measures (see ``measure_style``), all with one set of names; they become covariates. Raises ValueError for a side
     that ``style`` lacks.
     """
     names = tuple(next(iter(style.values()))) if style else ()
@@ -122,7 +122,7 @@ def comparisons_of(
             if ids[first] != ids[second]:
                 rows.append((ids[first], ids[second], outcome, voter, pair, number))
                 if style:
-                    measures.append(_difference(style, names, sides[first].image_sha256, sides[second].image_sha256))
+                    measures.append(_difference(style, names, sides[first].shows, sides[second].shows))
     table = np.array(measures, dtype=np.float64).reshape(len(measures), len(names))
     covariates = {name: table[:, place].copy() for place, name in enumerate(names)}
     return _assembled(players, rows, len(voters), covariates, left_out, rankings)
@@ -203,9 +203,9 @@ def _numbered(user: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
 def _difference(
     style: Mapping[str, Mapping[str, float]], names: tuple[str, ...], first: str, second: str
 ) -> tuple[float, ...]:
-    for picture in (first, second):
-        if picture not in style or tuple(style[picture]) != names:
-            raise ValueError(f"style has no measures {', '.join(names)} of the picture {picture}; measure all pictures")
+    for side in (first, second):
+        if side not in style or tuple(style[side]) != names:
+            raise ValueError(f"style has no measures {', '.join(names)} of the side that shows {side}; measure all")
     return tuple(style[first][name] - style[second][name] for name in names)
 
 

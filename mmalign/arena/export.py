@@ -4,31 +4,43 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from mmalign.arena.battle import Kind
 from mmalign.arena.checks import shown
 from mmalign.arena.hold_out import HoldOut
 from mmalign.arena.store import VoteStore
 from mmalign.arena.training_rows import Made, Ties, pairs, pictures_of, rankings, unary
 from mmalign.arena.types import Vote
 from mmalign.data import table_of, write_canonical, write_pickapic_table
+from mmalign.data.table import count
+from mmalign.vlm_data import table_of as vlm_table_of
+from mmalign.vlm_data import write_vlm_canonical
 
-Form = Literal["canonical", "pickapic", "kto", "rankings"]
+Form = Literal["canonical", "pickapic", "kto", "rankings", "answers"]
 # Form -> what it writes.
 FORMS: dict[str, str] = {
     "canonical": "pairs with everything known about them, in mmalign's own parquet",
     "pickapic": "pairs in the columns of Pick-a-Pic",
     "kto": "single pictures that were called acceptable or not, in mmalign's own parquet",
     "rankings": "rankings of three and more pictures, in mmalign's own parquet",
+    "answers": "pairs of answers to a question about a picture, in mmalign's own parquet for family: vlm",
 }
-# Reason -> what it means for the votes it counts.
+FORMS_OF: dict[Kind, tuple[Form, ...]] = {
+    "pictures": ("canonical", "pickapic", "kto", "rankings"),
+    "answers": ("answers",),
+}
+# Reason -> what it means, behind "3 votes".
 LEFT_OUT: dict[str, str] = {
-    "both bad": "call both sides bad and none better: no pair, and never a tie (two undesirable rows with form=kto)",
-    "tie": "are ties and were dropped (ties=soft keeps them as labels of 0.5)",
-    "unsaid": "do not say which is better",
-    "acceptability unsaid": "do not say whether a side is acceptable",
-    "catch": "are on catch pairs",
-    "no ranking": "are no rankings",
+    "both bad": "that called both sides bad and none better: no pair, and never a tie (form=kto: two undesirable rows)",
+    "tie": "that called a tie (ties=soft keeps it as a label of 0.5)",
+    "unsaid": "that did not say which is better",
+    "acceptability unsaid": "that did not say whether a side is acceptable",
+    "catch": "on a catch pair",
+    "no ranking": "that ranked nothing",
+    "pictures": "on pictures, which form=answers is not about",
+    "answers": "on answers to a question (form=answers)",
+    "empty answer": "on an answer that says nothing, of which nothing can be learned",
 }
 
 
@@ -45,10 +57,17 @@ class Export:
     left_out: Mapping[str, int]
     hold_out: HoldOut = field(default_factory=HoldOut)
 
+    def told(self) -> list[str]:
+        """What became of the votes, a sentence each, without the file's name."""
+        units = self.hold_out.units(kind_of(self.form))
+        lines = [
+            f"{count(self.rows, 'row')} from {count(self.votes, 'vote')}",
+            f"{count(self.held_out, 'vote')} on held-out {units}: kept for the leaderboard",
+        ]
+        return lines + [f"Left out: {_named(reason, number)}" for reason, number in self.left_out.items()]
+
     def __str__(self) -> str:
-        kept = f"{self.held_out} votes on held-out {self.hold_out.by}s stay for the leaderboard"
-        told = [f"{number} votes {LEFT_OUT[reason]}" for reason, number in self.left_out.items()]
-        return "\n".join([f"{self.rows} rows from {self.votes} votes: {self.file}", kept, *told])
+        return "\n".join([*self.told(), f"Written: {self.file}"])
 
 
 def export_votes(
@@ -72,35 +91,43 @@ def export_votes(
     target = _target(out, form, ties, merge)
     split = _agreed(store, hold_out)
     votes = list(store.votes())
-    used = [vote for vote in votes if not split.holds(vote)]
+    of_kind = [vote for vote in votes if vote.battle.kind == kind_of(form)]
+    used = [vote for vote in of_kind if not split.holds(vote)]
     picture, check = pictures_of(Path(images).expanduser() if images is not None else store.path.parent)
     made = _rows(used, picture, form, ties, merge)
     check()
+    if len(of_kind) < len(votes):
+        made.left_out["answers" if kind_of(form) == "pictures" else "pictures"] = len(votes) - len(of_kind)
     if not made.rows:
-        why = ", ".join(f"{number} {LEFT_OUT[reason]}" for reason, number in made.left_out.items())
-        held = len(votes) - len(used)
-        raise ValueError(f"no row to export: {len(votes)} votes, {held} held out{f', {why}' if why else ''}")
+        why = "; ".join(_named(reason, number) for reason, number in made.left_out.items())
+        held = len(of_kind) - len(used)
+        raise ValueError(f"no row to export: {count(len(votes), 'vote')}, {held} held out{f', {why}' if why else ''}")
     settings = {"ties": ties, "merge": merge, "hold_out": split.as_json()}
     partial = target.with_name(f".{target.stem}.{os.getpid()}.partial.parquet")
     try:
-        table = table_of(made.rows, source="arena")
-        if form == "pickapic":
-            write_pickapic_table(table, partial)
-        else:
-            write_canonical(table, partial, provenance={"arena": settings, "left_out": dict(made.left_out)})
+        _write(made, form, partial, {"arena": settings, "left_out": dict(made.left_out)})
         identity = store.mark_exported(list(made.votes.items()), form=form, file=target, settings=settings)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
     return Export(
-        target, form, identity, len(made.rows), len(made.votes), len(votes) - len(used), dict(made.left_out), split
+        target, form, identity, len(made.rows), len(made.votes), len(of_kind) - len(used), dict(made.left_out), split
     )
+
+
+def kind_of(form: Form) -> Kind:
+    """What ``form`` is about."""
+    return "answers" if form == "answers" else "pictures"
 
 
 def recorded_hold_out(store: VoteStore) -> HoldOut | None:
     """The hold-out of earlier exports; None where nothing was exported."""
     settings = store.export_settings()
     return HoldOut.from_json(settings[-1]["hold_out"]) if settings else None
+
+
+def _named(reason: str, number: int) -> str:
+    return f"{count(number, 'vote')} {LEFT_OUT[reason]}"
 
 
 def _agreed(store: VoteStore, asked: HoldOut | None) -> HoldOut:
@@ -111,6 +138,17 @@ def _agreed(store: VoteStore, asked: HoldOut | None) -> HoldOut:
             "score the board. Leave hold_out out to keep the earlier one"
         )
     return recorded or asked or HoldOut()
+
+
+def _write(made: Made, form: Form, path: Path, provenance: Mapping[str, Any]) -> None:
+    if form == "answers":
+        write_vlm_canonical(vlm_table_of(made.rows, source="arena"), path, provenance=provenance)
+        return
+    table = table_of(made.rows, source="arena")
+    if form == "pickapic":
+        write_pickapic_table(table, path)
+    else:
+        write_canonical(table, path, provenance=provenance)
 
 
 def _rows(votes: Sequence[Vote], picture, form: Form, ties: Ties, merge: bool) -> Made:

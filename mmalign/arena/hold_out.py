@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from mmalign.arena.battle import Kind
 from mmalign.arena.checks import check_integer, check_number, shown
 from mmalign.arena.types import Vote
 
@@ -14,6 +15,8 @@ SPLIT_BY = ("prompt", "voter")
 @dataclass(frozen=True)
 class HoldOut:
     """``share`` of all prompts (case and spacing do not matter) or voters, chosen by ``seed``; 0 holds out nothing.
+
+    Of answers the picture is what is held out, with every question about it: one question is asked of many pictures.
 
     The choice for one prompt never depends on which others there are, so the share holds on average only.
     """
@@ -30,9 +33,15 @@ class HoldOut:
 
     def holds(self, vote: Vote) -> bool:
         """Whether ``vote`` is kept for the leaderboard."""
-        key = " ".join(vote.battle.prompt.lower().split()) if self.by == "prompt" else vote.voter
+        key = vote.voter if self.by == "voter" else _prompt_of(vote)
         digest = hashlib.sha256(f"{self.seed}:{self.by}:{key}".encode()).digest()
         return int.from_bytes(digest[:8], "big") < self.share * 2**64
+
+    def units(self, kind: Kind) -> str:
+        """What is held out, in the plural: voters, prompts, or of answers their pictures."""
+        if self.by == "voter":
+            return "voters"
+        return "prompts" if kind == "pictures" else "pictures"
 
     def as_json(self) -> dict[str, Any]:
         """All fields, for JSON."""
@@ -42,3 +51,9 @@ class HoldOut:
     def from_json(cls, data: Mapping[str, Any]) -> "HoldOut":
         """What :meth:`as_json` gave."""
         return cls(**data)
+
+
+def _prompt_of(vote: Vote) -> str:
+    if vote.battle.kind == "answers":
+        return vote.battle.sides[0].image_sha256
+    return " ".join(vote.battle.prompt.lower().split())

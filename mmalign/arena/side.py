@@ -1,4 +1,4 @@
-"""One picture of a battle, with everything that made it."""
+"""One picture or one answer of a battle, with everything that made it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,8 +11,9 @@ from mmalign.arena import checks
 
 @dataclass(frozen=True)
 class Side:
-    """One picture of a battle and everything that made it.
+    """One picture of a battle, or one answer to a question about a picture, and everything that made it.
 
+    With ``answer`` (of a vision-language model) ``prompt`` is the question and ``file`` the picture it is about.
     ``model`` is the name shown after the vote, ``adapter`` that of a LoRA (None: none); the two hashes tell weights of
     the same name apart. ``file`` is where the picture lies, relative to the store's folder or absolute, and
     ``image_sha256`` the digest of its bytes. None everywhere else means "not known".
@@ -32,6 +33,7 @@ class Side:
     guidance: float | None = None
     dtype: str | None = None
     negative_prompt: str | None = None
+    answer: str | None = None
     extras: Mapping[str, str | float | bool | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -42,8 +44,9 @@ class Side:
         for name in ("model_hash", "adapter", "adapter_hash", "scheduler", "dtype"):
             if getattr(self, name) is not None:
                 checks.check_text(name, getattr(self, name), longest=checks.LONGEST_NAME)
-        if self.negative_prompt is not None:
-            checks.check_text("negative_prompt", self.negative_prompt, longest=checks.LONGEST_PROMPT, empty=True)
+        for name in ("negative_prompt", "answer"):
+            if getattr(self, name) is not None:
+                checks.check_text(name, getattr(self, name), longest=checks.LONGEST_PROMPT, empty=True)
         for name in ("lora_scale", "guidance"):
             if getattr(self, name) is not None:
                 checks.check_number(name, getattr(self, name))
@@ -58,6 +61,13 @@ class Side:
         """A side whose digest is taken from the bytes of ``file``."""
         digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
         return cls(model=model, prompt=prompt, file=str(file), image_sha256=digest, **provenance)
+
+    @property
+    def shows(self) -> str:
+        """A digest of what a voter sees: the picture's, or SHA-256 of "picture:answer" where there is an answer."""
+        if self.answer is None:
+            return self.image_sha256
+        return hashlib.sha256(f"{self.image_sha256}:{self.answer}".encode()).hexdigest()
 
     @property
     def player(self) -> str:

@@ -61,7 +61,7 @@ class VoteStore:
         """Keep ``battle`` and give its id, which cannot be guessed; with ``voter`` only that voter may vote on it.
 
         It is on disk when this returns, so a restart before the vote loses nothing. Raises ValueError for a battle that
-        was opened already, or one that repeats a battle the store does not hold or that showed other pictures.
+        was opened already, or one that repeats a battle the store does not hold or that showed something else.
         """
         if battle.id is not None:
             raise ValueError(f"this battle is open already as {battle.id}; make a new Battle")
@@ -280,8 +280,8 @@ def _sides(connection: sqlite3.Connection, battle_id: str) -> list[str]:
 
 
 def _check_repeat(battle: Battle, earlier: Battle) -> None:
-    now, then = ([side.image_sha256 for side in one.shown] for one in (battle, earlier))
+    now, then = ([side.shows for side in one.shown] for one in (battle, earlier))
     if sorted(now) != sorted(then):
-        raise ValueError(f"catch_of={battle.catch_of}: that battle showed other pictures")
+        raise ValueError(f"catch_of={battle.catch_of}: that battle showed something else")
     if now == then:
-        raise ValueError(f"catch_of={battle.catch_of}: a repeat shows the pictures in another order")
+        raise ValueError(f"catch_of={battle.catch_of}: a repeat shows the sides in another order")

@@ -1,5 +1,6 @@
-"""How pictures look at a glance, as covariates: a model that only turns up the colours should not win by it."""
+"""How pictures look at a glance, and how long answers are, as covariates: neither alone should win a vote."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,20 +31,33 @@ def picture_style(picture: Image.Image) -> dict[str, float]:
     }
 
 
-def measure_style(votes: Iterable[Vote], folder: str | Path) -> dict[str, dict[str, float]]:
-    """SHA-256 -> :func:`picture_style` of every picture that was voted on; relative files start from ``folder``.
+def answer_style(answer: str) -> dict[str, float]:
+    """``length``: log(1 + words). Longer answers are often preferred for their length."""
+    return {"length": math.log1p(len(answer.split()))}
 
-    Raises ValueError, naming the file, for a picture that cannot be read.
+
+def measure_style(votes: Iterable[Vote], folder: str | Path) -> dict[str, dict[str, float]]:
+    """``Side.shows`` -> the style of every picture, or every answer, that was voted on.
+
+    Relative files start from ``folder``. Raises ValueError, naming the file, for a picture that cannot be read, and for
+    votes on pictures together with votes on answers, which have no style in common.
     """
     root = Path(folder).expanduser()
     measured: dict[str, dict[str, float]] = {}
+    kinds = set()
     for vote in votes:
+        kinds.add(vote.battle.kind)
+        if len(kinds) > 1:
+            raise ValueError("some votes are on pictures and some on answers, which have no style in common")
         for side in vote.battle.sides:
-            if side.image_sha256 in measured:
+            if side.shows in measured:
+                continue
+            if side.answer is not None:
+                measured[side.shows] = answer_style(side.answer)
                 continue
             try:
                 with Image.open(root / side.file) as picture:
-                    measured[side.image_sha256] = picture_style(picture)
+                    measured[side.shows] = picture_style(picture)
             except OSError as error:
                 raise ValueError(f"{root / side.file}: cannot be read ({error}); style needs every picture") from error
     return measured

@@ -1,4 +1,4 @@
-"""Votes as rows to train on: pairs, rankings, and single pictures that were called acceptable or not."""
+"""Votes as rows to train on: pairs of pictures or answers, rankings, and single pictures called acceptable or not."""
 
 import hashlib
 from collections import Counter
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmalign.arena.types import Side, Vote
-from mmalign.types import ImageBytes, PreferencePair, Ranking, Row, Unary
+from mmalign.types import ImageBytes, ImagePart, Message, PreferencePair, Ranking, Unary, VLMPair
 
 Ties = Literal["drop", "soft"]
 NAMED = 10
@@ -19,7 +19,7 @@ NAMED = 10
 class Made:
     """Rows, the votes they come from as (receipt, voter), and reason -> number of votes or rows without a row."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Any] = field(default_factory=list)
     votes: dict[str, str] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -32,7 +32,7 @@ Picture = Callable[[Side], ImageBytes]
 
 
 def pairs(votes: Sequence[Vote], picture: Picture, *, ties: Ties, merge: bool) -> Made:
-    """Pairs of chosen and rejected, one for each vote, or with ``merge`` one for each two pictures.
+    """Pairs of chosen and rejected, one for each vote, or with ``merge`` one for each two pictures (or answers).
 
     A tie has preference 0.5 (``ties="soft"``) or is dropped; a tie that calls both sides bad is never a pair. Merged,
     the preference is (wins + ties / 2) / votes. A ranking becomes all of its pairs.
@@ -52,8 +52,7 @@ def pairs(votes: Sequence[Vote], picture: Picture, *, ties: Ties, merge: bool) -
         made.use(vote)
         swapped = vote.ballot.ranking is None and chosen is vote.battle.right
         extras = {**_said(vote), "chosen": _made_by(chosen), "rejected": _made_by(rejected), "swapped": swapped}
-        row = PreferencePair(identity, vote.battle.prompt, picture(chosen), picture(rejected), preference)
-        made.rows.append(_with(row, vote.voter, extras))
+        made.rows.append(_pair(identity, chosen, rejected, picture, preference, vote.voter, extras))
     return made
 
 
@@ -134,6 +133,8 @@ def _no_pair(vote: Vote, ties: Ties, merge: bool) -> str | None:
     ballot = vote.ballot
     if _catch(vote):
         return "catch"
+    if any(side.answer is not None and not side.answer.strip() for side in vote.battle.sides):
+        return "empty answer"
     if ballot.ranking is not None:
         return None
     if ballot.both_bad and ballot.better in (None, "tie"):
@@ -156,11 +157,11 @@ def _judgements(vote: Vote) -> list[tuple[Side, Side, float, str]]:
 def _merged(judged: Sequence[tuple[Vote, Side, Side, float, str]], picture: Picture, ties: Ties, made: Made) -> None:
     groups: dict[tuple[str, str, str], list[tuple[Vote, Side, Side, float]]] = {}
     for vote, chosen, rejected, preference, _ in judged:
-        low, high = sorted((chosen.image_sha256, rejected.image_sha256))
+        low, high = sorted((chosen.shows, rejected.shows))
         groups.setdefault((vote.battle.prompt, low, high), []).append((vote, chosen, rejected, preference))
     for (prompt, low, high), members in groups.items():
-        sides = {side.image_sha256: side for _, *two, _ in members for side in two}
-        won = sum(preference if chosen.image_sha256 == low else 1 - preference for _, chosen, _, preference in members)
+        sides = {side.shows: side for _, *two, _ in members for side in two}
+        won = sum(preference if chosen.shows == low else 1 - preference for _, chosen, _, preference in members)
         share = won / len(members)
         if share == 0.5 and ties == "drop":
             made.left_out["tie"] += len(members)
@@ -170,12 +171,25 @@ def _merged(judged: Sequence[tuple[Vote, Side, Side, float, str]], picture: Pict
         chosen, rejected = (sides[low], sides[high]) if share >= 0.5 else (sides[high], sides[low])
         identity = hashlib.sha256(f"{prompt}:{low}:{high}".encode()).hexdigest()[:24]
         extras = {"chosen": _made_by(chosen), "rejected": _made_by(rejected), "votes": len(members)}
-        row = PreferencePair(identity, prompt, picture(chosen), picture(rejected), max(share, 1 - share))
-        made.rows.append(_with(row, None, extras))
+        made.rows.append(_pair(identity, chosen, rejected, picture, max(share, 1 - share), None, extras))
 
 
-def _with(row: PreferencePair, user: str | None, extras: dict[str, Any]) -> PreferencePair:
-    return PreferencePair(row.sample_id, row.prompt, row.chosen, row.rejected, row.preference, None, user, extras)
+def _pair(
+    identity: str,
+    chosen: Side,
+    rejected: Side,
+    picture: Picture,
+    preference: float,
+    user: str | None,
+    extras: dict[str, Any],
+) -> PreferencePair | VLMPair:
+    if chosen.answer is None or rejected.answer is None:
+        return PreferencePair(
+            identity, chosen.prompt, picture(chosen), picture(rejected), preference, None, user, extras
+        )
+    asked = Message("user", (ImagePart(0), chosen.prompt))
+    said = {"chosen": chosen.answer, "rejected": rejected.answer, "preference": preference}
+    return VLMPair(identity, (asked,), images=(picture(chosen),), user_id=user, extras=extras, **said)
 
 
 def _said(vote: Vote) -> dict[str, Any]:
@@ -184,8 +198,7 @@ def _said(vote: Vote) -> dict[str, Any]:
 
 
 def _made_by(side: Side) -> dict[str, Any]:
-    told = {
-        name: value for name, value in side.as_json().items() if value is not None and name not in ("prompt", "file")
-    }
+    elsewhere = ("prompt", "file", "answer")
+    told = {name: value for name, value in side.as_json().items() if value is not None and name not in elsewhere}
     told["extras"] = dict(told["extras"])
     return {"player": side.player, **told}

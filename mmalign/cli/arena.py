@@ -23,6 +23,7 @@ class FormName(StrEnum):
     pickapic = "pickapic"
     kto = "kto"
     rankings = "rankings"
+    answers = "answers"
 
 
 class Interval(StrEnum):
@@ -103,7 +104,7 @@ def export(
     store: Store,
     out: Annotated[Path, typer.Option(help="A new .parquet file.")],
     form: Annotated[
-        FormName, typer.Option(help="canonical and pickapic: pairs; kto: single pictures.")
+        FormName, typer.Option(help="canonical, pickapic: pairs; kto: single pictures; answers: of VLMs.")
     ] = FormName.canonical,
     ties: Annotated[TiesName, typer.Option(help="Of pairs: drop ties, or keep them as labels of 0.5.")] = TiesName.drop,
     merge: Annotated[

@@ -140,6 +140,7 @@ def _scored(opened: "OpenJob", ray: int | None) -> bool:
 
 
 def _write(opened: "OpenJob", making: "Making", out: Path, to: Literal["canonical", "pickapic"]) -> None:
+    from mmalign.data.table import count
     from mmalign.labelling.job import labelled_table, write_labels
 
     table = labelled_table(opened, making)
@@ -148,7 +149,7 @@ def _write(opened: "OpenJob", making: "Making", out: Path, to: Literal["canonica
     typer.echo(str(table.report))
     if left_out:
         typer.echo(f"not kept, for Pick-a-Pic has no columns for them: {', '.join(left_out)} (canonical keeps all)")
-    typer.echo(f"{len(table)} rows: {out}")
+    typer.echo(f"{count(len(table), 'row')}: {out}")
 
 
 def _making(

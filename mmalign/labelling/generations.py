@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.data import RowTable
-from mmalign.data.table import hashed
+from mmalign.data.table import count, hashed
 from mmalign.types import ImageBytes, PreferencePair, Ranking, Unary
 
 MANIFEST = "manifest.jsonl"
@@ -60,7 +60,8 @@ def from_folders(folders: Sequence[Path]) -> Generations:
         made_by = tuple({name: value for name, value in line.items() if name != "prompt"} for line, _ in members)
         groups.append(Candidates(f"prompt-{number:06d}", prompt, images, made_by))
         marks += [prompt, *((line["file"], file.stat().st_size, _digest(file)) for line, file in members)]
-    described = f"{len(seen)} pictures of {len(groups)} prompts from {', '.join(folder.name for folder in folders)}"
+    held = f"{count(len(seen), 'picture')} of {count(len(groups), 'prompt')}"
+    described = f"{held} from {', '.join(folder.name for folder in folders)}"
     return Generations(groups, hashed("generations", *marks), described)
 
 

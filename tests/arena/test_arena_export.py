@@ -222,7 +222,7 @@ def test_pictures_that_are_gone_or_changed_stop_the_export(store: VoteStore, tmp
         ({"form": "rankings", "merge": True}, "would be ignored"),
         ({"ties": "half"}, "drop or soft"),
         ({"out": "rows.csv"}, "ends in .parquet"),
-        ({"form": "rankings"}, "no row to export: 6 votes, 0 held out, 6 are no rankings"),
+        ({"form": "rankings"}, "no row to export: 6 votes, 0 held out, 6 votes that ranked nothing"),
     ],
 )
 def test_wrong_export(store: VoteStore, tmp_path: Path, settings: dict, message: str) -> None:

@@ -271,3 +271,14 @@ def test_a_combined_reward_is_frozen_to_pictures_and_then_labels_others(folders,
     assert label(*line, "--fit", "--out", out) == 2
     assert label("--pictures", folders[0], "--reward", "bright", "--fit") == 2
     assert "--fit freezes one combined reward" in capsys.readouterr().err
+
+
+def test_one_prompt_and_one_row_are_told_in_the_singular(tmp_path, capsys):
+    shades = {"base": [Image.new("RGB", (8, 8))], "aligned": [Image.new("RGB", (8, 8), (200,) * 3)]}
+    write_pictures(tmp_path, shades, ["one prompt"], [0], {})
+    out = tmp_path / "one.parquet"
+    given = ["--pictures", tmp_path / "base", "--pictures", tmp_path / "aligned", "--reward", "bright", "--out", out]
+    assert label(*given) == 0
+    told = capsys.readouterr().out
+    assert "2 pictures of 1 prompt from base, aligned" in told
+    assert f"1 row: {out}" in told
