@@ -1,7 +1,9 @@
-"""Corruptions of the frames of a video: order and choice; PaMi-VDPO (arXiv 2504.05810) augments clips so."""
+"""Corruptions of the frames of a video: order and choice; PaMi-VDPO (arXiv 2504.05810) augments clips so.
+
+Their names begin with ``frame_``, so that ``shuffle`` (patches of a picture) and ``frame_shuffle`` stay two things.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from PIL import Image
@@ -65,16 +67,9 @@ def _several(frames: Sequence[Image.Image]) -> None:
 
 
 VIDEO_CORRUPTIONS: Mapping[str, Callable[..., Frames]] = {
-    "shuffle": shuffle_frames,
-    "reverse": reverse_frames,
-    "drop": drop_frames,
-    "clip": crop_clip,
-    "crop": crop_frames,
+    "frame_shuffle": shuffle_frames,
+    "frame_reverse": reverse_frames,
+    "frame_drop": drop_frames,
+    "frame_clip": crop_clip,
+    "frame_crop": crop_frames,
 }
-
-
-def corrupt_video(frames: Sequence[Image.Image], name: str, generator: torch.Generator, **parameters: Any) -> Frames:
-    """The frames under the corruption ``name``, as many as before."""
-    if name not in VIDEO_CORRUPTIONS:
-        raise ValueError(f"{name!r} is no corruption of videos; choose one of {', '.join(VIDEO_CORRUPTIONS)}")
-    return VIDEO_CORRUPTIONS[name](frames, generator, **parameters)

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.models.hub_errors import HUB_ERRORS, explain
 from mmalign.models.lora_weights import plain_modules
-from mmalign.models.vlm_names import Parts, VLMInfo, peek_vlm
+from mmalign.models.vlm_names import Parts, VLMInfo, peek_vlm, pixels_problem
 from mmalign.training.config import LoRAConfig, ModelConfig
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -27,13 +27,17 @@ class VLMComponents:
     processor: Any
 
 
-def load_vlm(model: ModelConfig, *, attention: str = "sdpa") -> VLMComponents:
+def load_vlm(
+    model: ModelConfig, *, attention: str = "sdpa", min_pixels: int | None = None, max_pixels: int | None = None
+) -> VLMComponents:
     """``model`` on the CPU, frozen, in ``model.dtype``, from safetensors only; ValueError saying what to do.
 
     ``attention``: implementation in the language model and in the vision tower (FlexAttention: in the former alone,
-    which is where there is something to skip).
+    which is where there is something to skip). ``min_pixels``, ``max_pixels``: pictures are scaled to lie between.
     """
     info = peek_vlm(model)
+    if problem := pixels_problem(info, min_pixels, max_pixels):
+        raise ValueError(problem)
     chosen: Any = {"text_config": attention, "": "sdpa"} if attention == "flex_attention" else attention
     try:
         processor = AutoProcessor.from_pretrained(info.location, revision=model.revision)
@@ -51,7 +55,24 @@ def load_vlm(model: ModelConfig, *, attention: str = "sdpa") -> VLMComponents:
             raise ValueError(f"vlm.attention: {attention} is not for a {info.model_type} here; use sdpa") from error
         raise ValueError(explain(error, model.name, revision=model.revision)) from error
     loaded.requires_grad_(False).eval()
+    _limit_pixels(processor.image_processor, min_pixels, max_pixels)
     return VLMComponents(info, loaded, processor)
+
+
+def _limit_pixels(images: Any, min_pixels: int | None, max_pixels: int | None) -> None:
+    """Set what the processor of pictures calls its shortest and longest edge, and which are numbers of pixels."""
+    given = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    wanted = {name: pixels for name, pixels in given.items() if pixels is not None}
+    if not wanted:
+        return
+    size = {name: wanted.get(name, images.size[name]) for name in given}
+    if size["shortest_edge"] > size["longest_edge"]:
+        least, most = size.values()
+        raise ValueError(
+            f"pictures would have at least {least} and at most {most} pixels; set vlm.min_pixels and vlm.max_pixels "
+            "both, because the processor's own limit stands where one is not set"
+        )
+    images.size = size
 
 
 def vlm_skeleton(info: VLMInfo) -> Any:

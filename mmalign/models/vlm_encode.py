@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from mmalign.types import ImagePart, Message, TokenWeights, VideoPart
+from mmalign.types import Clip, ImagePart, Message, TokenWeights, VideoPart
 
 _NOT_MEDIA = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "labels", "rows", "cols")
 
@@ -59,8 +60,13 @@ class VLMEncoder:
                 "and save the processor again"
             )
 
-    def prompt(self, messages: Sequence[Message], images: Sequence[Image], name: str) -> Prompt:
-        """``messages`` with ``images`` in their places; ValueError names the row."""
+    def prompt(
+        self, messages: Sequence[Message], images: Sequence[Image], name: str, videos: Sequence[Clip] = ()
+    ) -> Prompt:
+        """``messages`` with ``images`` and ``videos`` in their places; ValueError names the row.
+
+        The frames of a video are all shown: which ones is decided before.
+        """
         told = [self._told(message, name) for message in messages]
         text = self.processor.apply_chat_template(told, tokenize=False, add_generation_prompt=True)
         in_order = [
@@ -69,7 +75,10 @@ class VLMEncoder:
         begin = self.tokenizer.bos_token
         # A template that begins with the begin token itself must not get a second one.
         special = not (begin and text.startswith(begin))
-        given = {"images": [in_order]} if in_order else {}
+        given: dict[str, Any] = {"images": [in_order]} if in_order else {}
+        clips = [videos[part.index] for message in messages for part in message.content if isinstance(part, VideoPart)]
+        if clips:
+            given |= self._shown(clips, name)
         made = self.processor(
             text=[text], **given, add_special_tokens=special, return_mm_token_type_ids=True, return_tensors="pt"
         )
@@ -77,7 +86,7 @@ class VLMEncoder:
         if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id:
             raise ValueError(f"{name}: the prompt begins with two begin tokens ({begin}); the chat template adds one")
         types = made.get("mm_token_type_ids")
-        media = {key: value for key, value in made.items() if key not in _NOT_MEDIA} if in_order else {}
+        media = {key: torch.as_tensor(value) for key, value in made.items() if key not in _NOT_MEDIA} if given else {}
         return Prompt(text, told, ids, None if types is None else torch.as_tensor(types)[0], media)
 
     def answer(self, prompt: Prompt, response: str, name: str, weights: TokenWeights | None = None) -> Answer:
@@ -129,13 +138,26 @@ class VLMEncoder:
         own = [(token, (start - len(tail), end - len(tail))) for token, (start, end) in pairs if end > len(tail)]
         return [token for token, _ in own], [span for _, span in own]
 
+    def _shown(self, clips: Sequence[Clip], name: str) -> dict[str, Any]:
+        """Videos as keywords of the processor."""
+        if getattr(self.processor, "video_processor", None) is None:
+            raise ValueError(
+                f"{name}: the row has a video, and {type(self.processor).__name__} takes none; leave such rows out, or "
+                "take a model of videos (Qwen2.5-VL, LLaVA-OneVision, ...)"
+            )
+        told = [
+            {"total_num_frames": len(clip.frames), "fps": clip.fps, "frames_indices": list(range(len(clip.frames)))}
+            for clip in clips
+        ]
+        frames = [np.stack([np.asarray(frame) for frame in clip.frames]) for clip in clips]
+        # Every frame given is shown: choosing among them again would undo a corruption of their order.
+        return {"videos": frames, "video_metadata": told, "do_sample_frames": False}
+
     def _told(self, message: Message, name: str) -> dict[str, Any]:
         content = []
         for part in message.content:
-            if isinstance(part, VideoPart):
-                raise ValueError(f"{name}: videos are not read for training yet; leave the row out")
-            if isinstance(part, ImagePart):
-                content.append({"type": "image"})
+            if isinstance(part, ImagePart | VideoPart):
+                content.append({"type": "image" if isinstance(part, ImagePart) else "video"})
                 continue
             for mark in filter(None, (getattr(self.processor, mark, None) for mark in ("image_token", "video_token"))):
                 if mark in part:

@@ -40,6 +40,10 @@ PARTS: dict[str, Parts] = {
 }
 
 
+SIZED_BY_PIXELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Families whose processors scale a picture to between two numbers of pixels."""
+
+
 @dataclass(frozen=True)
 class VLMInfo:
     """``location``: a folder or a hub id; ``model_type``: a key of ``PARTS``; ``config``: that of ``config.json``."""
@@ -67,6 +71,16 @@ def peek_vlm(model: ModelConfig) -> VLMInfo:
             "-hf)"
         )
     return VLMInfo(model.name, location, kind, config)
+
+
+def pixels_problem(info: VLMInfo, min_pixels: int | None, max_pixels: int | None) -> str:
+    """What is wrong with limits on the pixels of pictures for this model; "" where nothing is."""
+    if (min_pixels, max_pixels) == (None, None) or info.model_type in SIZED_BY_PIXELS:
+        return ""
+    return (
+        f"vlm.min_pixels and vlm.max_pixels mean nothing for a {info.model_type}, whose processor does not count "
+        f"pixels; they are for {', '.join(SIZED_BY_PIXELS)}"
+    )
 
 
 def _location(name: str) -> str:

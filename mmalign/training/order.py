@@ -125,7 +125,7 @@ class TrainingOrder:
         return [[self._key(*visit) for visit in visits[deal : deal + self.batch_size]] for deal in deals]
 
     def _key(self, epoch: int, index: int) -> RowKey:
-        return RowKey(TRAIN, index, stable_hash(self.seed, TRAIN, epoch, index))
+        return RowKey(TRAIN, index, stable_hash(self.seed, TRAIN, epoch, index), epoch)
 
 
 class _Epochs:

@@ -23,11 +23,13 @@ class RowKey:
 
     The seed depends on the run's seed, the split, the epoch and the row alone. So what a row's noise, timestep, crop or
     caption dropout is does not depend on batch size, accumulation, number of processes, workers, or on interruptions.
+    ``epoch`` counts visits of the row from 0; held-out rows are always at 0.
     """
 
     split: str
     index: int
     seed: int
+    epoch: int = 0
 
     def generator(self, stream: str) -> torch.Generator:
         """A CPU generator for one use of randomness (``pixels``, ``noise``, ...), independent of the other streams."""

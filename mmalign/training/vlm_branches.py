@@ -1,12 +1,14 @@
 """Branches of pairs of responses: whose response, and which pictures it is scored with."""
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmalign.losses import Objective
 from mmalign.training.config import Config, VLMConfig
 from mmalign.training.image_branches import reward_problem
-from mmalign.types import CHOSEN, REJECTED
+from mmalign.types import CHOSEN, REJECTED, VLMPair
 
 SIDES = (CHOSEN, REJECTED)
 OFFERED = frozenset({"preference", "margin"})
@@ -14,6 +16,8 @@ NO_PICTURES = "null"
 """``chosen@null``: the prompt without its pictures, and without the tokens that stand for them."""
 RETRIEVED = "retrieved"
 """``chosen@retrieved``: other pictures that the row itself brings (``VLMPair.branch_images``)."""
+FLIP, OTHERWISE = "flip", "otherwise"
+Change = tuple[str, dict[str, Any]]  # name of a corruption and its parameters
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Branch:
     """``name`` as in the objective: the response of ``side``, with pictures changed as ``change`` says, or as they are.
 
     ``corruption`` and ``parameters``: what :func:`mmalign.corruptions.corrupt` is called with; None where the pictures
-    are the row's own (``branch_images``) or left away.
+    are the row's own (``branch_images``) or left away. ``otherwise``: the same for rows that no flip makes wrong.
     """
 
     name: str
@@ -29,6 +33,50 @@ class Branch:
     change: str | None = None
     corruption: str | None = None
     parameters: dict[str, Any] | None = None
+    otherwise: Change | None = None
+
+    def of(self, row: VLMPair) -> Change | None:
+        """The corruption of this row's pictures and videos; None where they stay as they are, or the row lacks it."""
+        if self.corruption is None or self.change in row.branch_images:
+            return None
+        if self.corruption == FLIP and not _flip_counts(row, self.side):
+            return self.otherwise
+        return self.corruption, self.parameters or {}
+
+    def lacking(self, row: VLMPair) -> str:
+        """Why ``row`` has no such branch; "" where it has."""
+        from mmalign.corruptions import VIDEO_CORRUPTIONS
+
+        if self.change is None or self.change == NO_PICTURES or self.change in row.branch_images:
+            return ""
+        if self.corruption is None:
+            return "bring no picture for it"
+        images, videos = row.images_of(self.side), row.videos_of(self.side)
+        if not images and not videos:
+            return "show nothing that could be corrupted"
+        change = self.of(row)
+        if change is None:
+            return "do not tell left from right, so the mirrored picture would be as right"
+        return "show no video" if change[0] in VIDEO_CORRUPTIONS and not videos else ""
+
+
+def told_lacking(branches: Sequence[Branch], rows: Iterable[VLMPair]) -> str:
+    """For each of ``branches``, how many of ``rows`` lack it and why; "" where none does.
+
+    ValueError where all of them do: the objective's term would count for nothing.
+    """
+    reasons: dict[str, Counter[str]] = {branch.name: Counter() for branch in branches}
+    total = 0
+    for row in rows:
+        total += 1
+        for branch in branches:
+            reasons[branch.name].update(filter(None, [branch.lacking(row)]))
+    told = []
+    for name, of_branch in reasons.items():
+        if total and of_branch.total() == total:
+            raise ValueError(f"no row has {name}, so its term would count for nothing: they {min(of_branch)}")
+        told += [f"{number} of {total} rows have no {name}: they {why}." for why, number in of_branch.items()]
+    return " ".join(told)
 
 
 def branches_of(objective: Objective, vlm: VLMConfig) -> tuple[Branch, ...]:
@@ -43,8 +91,8 @@ def branches_of(objective: Objective, vlm: VLMConfig) -> tuple[Branch, ...]:
         elif change in (NO_PICTURES, RETRIEVED):
             branches.append(Branch(name, side, change))
         else:
-            corruption, parameters = _corruption(change, vlm)
-            branches.append(Branch(name, side, change, corruption, parameters))
+            corruption, parameters, otherwise = _corruption(change, vlm)
+            branches.append(Branch(name, side, change, corruption, parameters, otherwise))
     return tuple(branches)
 
 
@@ -87,12 +135,32 @@ def _corruption_problems(name: str, change: str, vlm: VLMConfig) -> list[str]:
     from mmalign.corruptions import check
 
     try:
-        check(*_corruption(change, vlm))
+        corruption, parameters, otherwise = _corruption(change, vlm)
+        check(corruption, parameters)
+        if otherwise is not None and corruption != FLIP:
+            return [f"branch {name}: {OTHERWISE} would be ignored: only {FLIP} may leave a row without it"]
+        if otherwise is not None:
+            check(*otherwise)
+            if otherwise[0] == FLIP:
+                return [f"branch {name}: {OTHERWISE} must be another corruption than {FLIP}"]
     except ValueError as error:
         return [f"branch {name}: {error}; {NO_PICTURES} is no picture, {RETRIEVED} another one that the row brings"]
     return []
 
 
-def _corruption(change: str, vlm: VLMConfig) -> tuple[str, dict[str, Any]]:
+def _corruption(change: str, vlm: VLMConfig) -> tuple[str, dict[str, Any], Change | None]:
+    """(corruption, parameters, what is done where a flip makes nothing wrong) of what stands behind an @."""
     parameters = dict(vlm.corruptions.get(change, {}))
-    return str(parameters.pop("corruption", change)), parameters
+    otherwise = parameters.pop(OTHERWISE, None)
+    if otherwise is not None:
+        given = {"corruption": otherwise} if isinstance(otherwise, str) else dict(otherwise)
+        if "corruption" not in given:
+            raise ValueError(f"{OTHERWISE}: {given} names no corruption; write {{corruption: NAME, ...}} or NAME")
+        otherwise = str(given.pop("corruption")), given
+    return str(parameters.pop("corruption", change)), parameters, otherwise
+
+
+def _flip_counts(row: VLMPair, side: str) -> bool:
+    from mmalign.corruptions import flip_makes_wrong
+
+    return flip_makes_wrong(f"{row.prompt_text}\n{getattr(row, side)}")

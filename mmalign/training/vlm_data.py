@@ -9,6 +9,7 @@ from mmalign.data.table import NAMED, count
 from mmalign.losses import Objective
 from mmalign.training.config import Config
 from mmalign.training.task import HELD_OUT, TRAIN
+from mmalign.training.vlm_branches import NO_PICTURES, branches_of, told_lacking
 from mmalign.types import VLMPair
 from mmalign.vlm_data import open_source, open_table
 
@@ -43,8 +44,11 @@ def open_vlm_data(config: Config, objective: Objective, *, record: Path | None =
     data = config.data
     unchecked = head or data.verify == "head"
     table = open_table(data) if unchecked else open_source(data, record=record and record / PICTURE_CHECK)
-    _check_margins(objective, table if not unchecked else table[:HEAD])
+    looked_at = table if not unchecked else table[:HEAD]
+    _check_margins(objective, looked_at)
     report = str(table.report)
+    if lacking := _told_lacking(config, objective, looked_at):
+        report += f" {lacking}"
     if "preference" not in objective.asks and table.report.soft:
         report += (
             f" {count(table.report.soft, 'soft label')} used as hard ones: no term of the objective asks for "
@@ -55,6 +59,15 @@ def open_vlm_data(config: Config, objective: Objective, *, record: Path | None =
     train, held_out = split_by_prompt(table, data.held_out)  # by picture, where rows have one
     report += f" Split by picture: {count(len(train), 'row')} to train on, {len(held_out)} held out."
     return VLMData({TRAIN: train, HELD_OUT: held_out}, report)
+
+
+def _told_lacking(config: Config, objective: Objective, table: RowTable[VLMPair]) -> str:
+    """How many rows lack a branch; ValueError for one that no row has, and for frames of videos where none is."""
+    assert config.vlm is not None
+    derived = [branch for branch in branches_of(objective, config.vlm) if branch.change not in (None, NO_PICTURES)]
+    if config.vlm.frames is not None and not any(row.all_videos for row in table):
+        raise ValueError(f"vlm.frames={config.vlm.frames} would be ignored: no row has a video")
+    return told_lacking(derived, table) if derived else ""
 
 
 def _check_margins(objective: Objective, table: RowTable[VLMPair]) -> None:

@@ -34,12 +34,14 @@ def _source(data: Any) -> list[Mistake]:
 def _model(model: Any, config: Config | None) -> list[Mistake]:
     if not isinstance(model, Mapping) or not isinstance(model.get("name"), str):
         return []
-    from mmalign.models.vlm_names import peek_vlm
+    from mmalign.models.vlm_names import peek_vlm, pixels_problem
     from mmalign.training.config import ModelConfig
 
     known = config.model if config else ModelConfig(name=model["name"], revision=model.get("revision"))
     try:
-        peek_vlm(known)
+        info = peek_vlm(known)
     except ValueError as error:
         return [Mistake("model.name", str(error), model["name"])]
-    return []
+    vlm = config.vlm if config else None
+    problem = pixels_problem(info, vlm.min_pixels, vlm.max_pixels) if vlm else ""
+    return [Mistake("vlm", problem)] if problem else []

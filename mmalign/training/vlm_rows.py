@@ -1,6 +1,5 @@
 """Rows of vision-language models as the trainer's data workers load and collate them."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,10 +11,14 @@ from mmalign.adapters import Context, Response, VLMAdapter, VLMBatch
 from mmalign.adapters.vlm_checks import check_response
 from mmalign.data import RowTable, decode
 from mmalign.models.vlm import VLMComponents
-from mmalign.models.vlm_encode import VLMEncoder
+from mmalign.models.vlm_encode import Prompt, VLMEncoder
+from mmalign.training.order import stable_hash
 from mmalign.training.task import RowKey
-from mmalign.training.vlm_branches import NO_PICTURES, Branch
-from mmalign.types import ImageBytes, ImagePart, Message, TokenWeights, VLMPair
+from mmalign.training.vlm_branches import NO_PICTURES, Branch, Change
+from mmalign.types import Clip, ImageBytes, TokenWeights, Video, VLMPair, without_pictures
+from mmalign.vlm_data.clips import clip_of
+
+FRAMES = 8
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ class VLMRowBatch:
 class VLMRows:
     """Decoding, corruption, templating and tokenising of one run's rows; used by data workers.
 
-    Corrupted pictures are drawn from the row's key alone, so policy, reference, and any other order of rows see the
-    same ones.
+    Corrupted pictures are drawn from the run's seed, the sample id and the epoch alone, so policy, reference, and any
+    other order of rows see the same ones. ``frames``: of a video, so many are shown at most.
     """
 
     def __init__(
@@ -77,7 +80,10 @@ class VLMRows:
         branches: Sequence[Branch],
         *,
         max_length: int,
+        seed: int = 0,
+        frames: int = FRAMES,
     ) -> None:
+        self.seed, self.frames = seed, frames
         self.tables, self.model, self.adapter, self.branches = tables, components.model, adapter, branches
         self.encoder = VLMEncoder(components.processor, max_length=max_length)
 
@@ -126,23 +132,13 @@ class VLMRows:
         prompts = {}
         responses = {}
         for branch in self.branches:
-            images = _pictures(row, branch)
-            if images is None:
+            if branch.lacking(row):
                 continue
-            seen = (branch.change, images)
+            shown = _shown(row, branch)
+            seen = (branch.change, repr(branch.of(row)), *shown)
             if seen not in prompts:
-                messages = _without_pictures(row.prompt) if branch.change == NO_PICTURES else row.prompt
-                pictures = [_changed(decode(image), branch, key, n) for n, image in enumerate(images)]
-                prompt = self.encoder.prompt(messages, pictures, row.sample_id)
-                context = self.adapter.context(
-                    self.model,
-                    prompt.input_ids,
-                    prompt.media,
-                    mm_token_type_ids=prompt.mm_token_type_ids,
-                    name=row.sample_id,
-                )
-                prompts[seen] = len(contexts), prompt
-                contexts.append(context)
+                prompts[seen] = len(contexts), self._prompt(key, row, branch, *shown)
+                contexts.append(self._context(prompts[seen][1], row.sample_id))
             number, prompt = prompts[seen]
             text, weights = _response(row, branch.side)
             answer = self.encoder.answer(prompt, text, row.sample_id, weights)
@@ -150,33 +146,57 @@ class VLMRows:
             responses[branch.name] = Response(number, answer.input_ids, answer.weights)
         return VLMItem(key, row.sample_id, tuple(contexts), responses, row.preference, row.margin)
 
+    def _prompt(
+        self, key: RowKey, row: VLMPair, branch: Branch, images: tuple[ImageBytes, ...], videos: tuple[Video, ...]
+    ) -> Prompt:
+        messages = without_pictures(row.prompt) if branch.change == NO_PICTURES else row.prompt
+        change = branch.of(row)
 
-def _pictures(row: VLMPair, branch: Branch) -> tuple[ImageBytes, ...] | None:
-    """The pictures of a branch before they are changed; None where the row does not have it."""
+        def generator(what: str, number: int) -> torch.Generator:
+            return self.corruption_generator(key, row.sample_id, f"{branch.change} {what}", number)
+
+        pictures = [_changed(decode(image), change, generator("", n)) for n, image in enumerate(images)]
+        clips = [_changed_clip(clip_of(v, self.frames), change, generator("video", n)) for n, v in enumerate(videos)]
+        return self.encoder.prompt(messages, pictures, row.sample_id, clips)
+
+    def corruption_generator(self, key: RowKey, sample_id: str, change: str, number: int) -> torch.Generator:
+        """What picture ``number`` of a row draws its corruption from: run's seed, sample id and epoch, nothing else.
+
+        So policy, reference and stored reference scores see the same picture, however rows are ordered.
+        """
+        return torch.Generator().manual_seed(stable_hash(self.seed, sample_id, key.epoch, change, number))
+
+    def _context(self, prompt: Prompt, name: str) -> Context:
+        return self.adapter.context(
+            self.model, prompt.input_ids, prompt.media, mm_token_type_ids=prompt.mm_token_type_ids, name=name
+        )
+
+
+def _shown(row: VLMPair, branch: Branch) -> tuple[tuple[ImageBytes, ...], tuple[Video, ...]]:
+    """Pictures and videos of a branch before they are changed."""
     if branch.change == NO_PICTURES:
-        return ()
+        return (), ()
+    videos = row.videos_of(branch.side)
     if branch.change is not None and branch.change in row.branch_images:
-        return row.branch_images[branch.change]
-    if branch.change is not None and (branch.corruption is None or not row.images_of(branch.side)):
-        return None  # nothing to retrieve, and nothing to corrupt
-    return row.images_of(branch.side)
+        return row.branch_images[branch.change], videos
+    return row.images_of(branch.side), videos
 
 
-def _changed(picture: Image, branch: Branch, key: RowKey, number: int) -> Image:
-    if branch.corruption is None:
+def _changed(picture: Image, change: Change | None, generator: torch.Generator) -> Image:
+    from mmalign.corruptions import CORRUPTIONS, corrupt
+
+    # A corruption of frames leaves the pictures beside a video as they are.
+    if change is None or change[0] not in CORRUPTIONS:
         return picture
-    from mmalign.corruptions import corrupt
-
-    # RowKey tells streams apart by their first eight bytes.
-    stream = hashlib.sha256(f"{branch.change} {number}".encode()).hexdigest()[:8]
-    return corrupt(picture, branch.corruption, key.generator(stream), **(branch.parameters or {}))
+    return corrupt(picture, change[0], generator, **change[1])
 
 
-def _without_pictures(messages: Sequence[Message]) -> tuple[Message, ...]:
-    return tuple(
-        replace(message, content=tuple(part for part in message.content if not isinstance(part, ImagePart)))
-        for message in messages
-    )
+def _changed_clip(clip: Clip, change: Change | None, generator: torch.Generator) -> Clip:
+    from mmalign.corruptions import corrupt_video
+
+    if change is None:
+        return clip
+    return replace(clip, frames=tuple(corrupt_video(clip.frames, change[0], generator, **change[1])))
 
 
 def _response(row: VLMPair, side: str) -> tuple[str, TokenWeights | None]:

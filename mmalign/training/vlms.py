@@ -20,7 +20,7 @@ from mmalign.training.image_reference import set_up_denoiser
 from mmalign.training.task import RowKey
 from mmalign.training.vlm_branches import branches_of, checked_vlm_objective
 from mmalign.training.vlm_data import VLMData, open_vlm_data
-from mmalign.training.vlm_rows import VLMItem, VLMRowBatch, VLMRows
+from mmalign.training.vlm_rows import FRAMES, VLMItem, VLMRowBatch, VLMRows
 from mmalign.types import Scores
 
 
@@ -48,7 +48,15 @@ class VLMTask:
             torch.default_generator.manual_seed(config.training.seed)  # LoRA's A is drawn
             self.reference: Reference | None = set_up_vlm(self._policy, components, config, objective)
         branches = branches_of(objective, config.vlm)
-        self._rows = VLMRows(data.tables, components, self.adapter, branches, max_length=config.vlm.max_length)
+        self._rows = VLMRows(
+            data.tables,
+            components,
+            self.adapter,
+            branches,
+            max_length=config.vlm.max_length,
+            seed=config.training.seed,
+            frames=config.vlm.frames or FRAMES,
+        )
 
     @classmethod
     def from_config(cls, config: Config, data: VLMData | None = None) -> "VLMTask":
@@ -56,7 +64,7 @@ class VLMTask:
         assert config.vlm is not None
         objective = checked_vlm_objective(config)
         data = data or open_vlm_data(config, objective)
-        return cls(config, data, load_vlm(config.model, attention=config.vlm.attention), objective)
+        return cls(config, data, _load(config), objective)
 
     @property
     def policy(self) -> nn.Module:
@@ -107,6 +115,12 @@ class VLMTask:
         method = " + ".join(term["loss"] for term in self._config.objective)
         card = Card(method, self._config.objective, settings, self.data.report, measures)
         save_vlm(self.components, folder, card)
+
+
+def _load(config: Config) -> VLMComponents:
+    assert config.vlm is not None
+    vlm = config.vlm
+    return load_vlm(config.model, attention=vlm.attention, min_pixels=vlm.min_pixels, max_pixels=vlm.max_pixels)
 
 
 def set_up_vlm(policy: VLMPolicy, components: VLMComponents, config: Config, objective: Objective) -> Reference | None:

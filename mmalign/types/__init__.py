@@ -10,7 +10,19 @@ from typing import Literal
 
 from mmalign.types.rows import ImageBytes, PreferencePair, Ranking, Unary
 from mmalign.types.scores import Batch, BranchScores, GroupScores, Scores
-from mmalign.types.vlm import ROLES, ImagePart, Message, Part, Role, TokenWeights, Video, VideoPart, VLMPair
+from mmalign.types.vlm import (
+    ROLES,
+    Clip,
+    ImagePart,
+    Message,
+    Part,
+    Role,
+    TokenWeights,
+    Video,
+    VideoPart,
+    VLMPair,
+    without_pictures,
+)
 
 CHOSEN = "chosen"
 REJECTED = "rejected"
@@ -30,6 +42,7 @@ __all__ = [
     "AnyRow",
     "Batch",
     "BranchScores",
+    "Clip",
     "GroupScores",
     "ImageBytes",
     "ImagePart",
@@ -46,4 +59,5 @@ __all__ = [
     "VLMPair",
     "Video",
     "VideoPart",
+    "without_pictures",
 ]

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL.Image import Image
+
 from mmalign.types.rows import ImageBytes
 
 Role = Literal["system", "user", "assistant"]
@@ -57,6 +59,15 @@ class Message:
         return "".join(part if isinstance(part, str) else marks[type(part)] for part in self.content)
 
 
+def without_pictures(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """``messages`` with their texts alone: no picture or video is a different thing from a blank one."""
+    return tuple(
+        Message(message.role, kept or ("",))
+        for message in messages
+        for kept in [tuple(part for part in message.content if isinstance(part, str))]
+    )
+
+
 @dataclass(frozen=True)
 class Video:
     """A video that has not been decoded yet: a file, or frames in order (``fps`` of them per second, where known)."""
@@ -71,6 +82,14 @@ class Video:
             raise ValueError(f"{self.origin}: a Video holds either a path or frames, not both and not neither")
         if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
             raise ValueError(f"{self.origin}: fps={self.fps!r} must be a number above 0")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The decoded frames of a video that a model is shown, in order, ``fps`` of them per second."""
+
+    frames: tuple[Image, ...]
+    fps: float
 
 
 @dataclass(frozen=True)

@@ -228,19 +228,19 @@ def test_videos_keep_their_number_of_frames(name: str) -> None:
     assert len(changed) == 8
     assert [frame.tobytes() for frame in changed] == [frame.tobytes() for frame in again]
     shown = [int(np.asarray(frame)[0, 0, 0]) for frame in changed]
-    if name == "reverse":
+    if name == "frame_reverse":
         assert shown == list(range(7, -1, -1))
-    elif name == "shuffle":
+    elif name == "frame_shuffle":
         assert shown != list(range(8))
         assert sorted(shown) == list(range(8))
-    elif name == "drop":
+    elif name == "frame_drop":
         assert len(set(shown)) == 4
         assert shown == sorted(shown)
-    elif name == "clip":
+    elif name == "frame_clip":
         assert sorted(set(shown)) == list(range(shown[0], shown[0] + 2))
     else:
         assert shown == list(range(8))  # crops pixels, and leaves time alone
-    if name != "crop":
+    if name != "frame_crop":
         with pytest.raises(ValueError, match="at least two"):
             corrupt_video(frames[:1], name, seeded())
     with pytest.raises(ValueError, match="no corruption of videos"):

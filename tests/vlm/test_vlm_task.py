@@ -109,8 +109,8 @@ def test_a_corrupted_picture_follows_from_the_key_alone(folder: Path) -> None:
     corruptions = {"strong": {"corruption": "noise", "step": 800}}
     task = task_of(config_of(folder, objective=objective, vlm={"corruptions": corruptions}))
 
-    def pixels(index: int, seed: int) -> torch.Tensor:
-        item = task.load(RowKey(TRAIN, index, seed))
+    def pixels(index: int, epoch: int) -> torch.Tensor:
+        item = task.load(RowKey(TRAIN, index, 0, epoch))
         return item.contexts[item.responses["chosen@strong"].context].media["pixel_values"]
 
     assert torch.equal(pixels(0, 7), pixels(0, 7))

@@ -16,6 +16,7 @@ TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'].upper() + ': ' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}IMAGE\n"
+    "{% elif part['type'] == 'video' %}VIDEO\n"
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ END }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}"
 )
@@ -41,9 +42,13 @@ def tiny_tokenizer(kind: str = "llava") -> Any:
     )
 
 
-def template(image: str, *, ends: bool = True) -> str:
+def template(image: str, video: str = "<video>", *, ends: bool = True) -> str:
     """A chat template; ``ends``: turns end with the end token and a line break, as Qwen's do."""
-    return TEMPLATE.replace("IMAGE", image).replace("{{ END }}", "{{ eos_token + '\n' }}" if ends else "{{ ' ' }}")
+    return (
+        TEMPLATE.replace("IMAGE", image)
+        .replace("VIDEO", video)
+        .replace("{{ END }}", "{{ eos_token + '\n' }}" if ends else "{{ ' ' }}")
+    )
 
 
 def tiny_processor(kind: str, *, ends: bool = True) -> Any:
@@ -66,8 +71,10 @@ def tiny_processor(kind: str, *, ends: bool = True) -> Any:
     return transformers.Qwen2_5_VLProcessor(
         transformers.Qwen2VLImageProcessor(**patches, min_pixels=8 * 8, max_pixels=40 * 40),
         tokenizer,
-        transformers.Qwen2VLVideoProcessor(**patches),
-        chat_template=template("<|vision_start|><|image_pad|><|vision_end|>", ends=ends),
+        transformers.Qwen2VLVideoProcessor(**patches, min_pixels=8 * 8, max_pixels=40 * 40),
+        chat_template=template(
+            "<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>", ends=ends
+        ),
     )
 
 

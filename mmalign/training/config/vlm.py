@@ -23,7 +23,12 @@ class VLMConfig(Section):
     ``attention``: flex_attention skips what packed responses must not see; flash_attention_2 takes no such mask.
 
     ``corruptions``: name behind the @ of a branch -> parameters of that corruption, ``corruption`` among them where the
-    name is another: ``{strong: {corruption: noise, step: 800}}`` for ``chosen@strong``.
+    name is another: ``{strong: {corruption: noise, step: 800}}`` for ``chosen@strong``. A mirrored picture is wrong
+    only for texts that tell left from right: other rows lack a branch of ``flip``, are counted, and get the corruption
+    ``otherwise`` where it is named: ``{flip: {otherwise: crop}}``.
+
+    ``frames``: of a video, so many at most are shown, evenly spaced (default 8). ``min_pixels``, ``max_pixels``:
+    pictures are scaled to lie between, by processors that choose the size themselves (Qwen's, whose own is default).
     """
 
     pack: Literal["auto", "always", "never"] = "auto"
@@ -32,6 +37,9 @@ class VLMConfig(Section):
     freeze: Literal["vision", "tower", "none"] = "vision"
     attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2"] = "sdpa"
     corruptions: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    frames: int | None = Field(default=None, ge=1)
+    min_pixels: int | None = Field(default=None, ge=1)
+    max_pixels: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _no_setting_is_ignored(self) -> "VLMConfig":
@@ -40,6 +48,8 @@ class VLMConfig(Section):
             problems.append("vlm.row_tokens would be ignored with vlm.pack: never; leave it out")
         if self.attention == "flash_attention_2" and self.pack == "always":
             problems.append("vlm.pack: always needs an attention mask of its own; take vlm.attention=flex_attention")
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            problems.append(f"vlm.min_pixels={self.min_pixels} is above vlm.max_pixels={self.max_pixels}")
         if problems:
             raise ValueError("\n".join(problems))
         return self
