@@ -1,9 +1,11 @@
-"""What runs inside a Ray actor, without Ray: the job travels as bytes, is opened anew, and scores the same."""
+"""What runs inside a Ray actor, without Ray; and where there is Ray, two workers, killed and resumed."""
 
 import importlib.util
 import pickle
+import subprocess
+import sys
+import time
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,11 +13,11 @@ from PIL import Image
 import mmalign.rewards as rewards
 from mmalign.cli.__main__ import main
 from mmalign.cli.manifest import write_pictures
+from mmalign.labelling import on_ray
 from mmalign.labelling.job import Job, OpenJob
 from mmalign.labelling.on_ray import ChunkScorer
-from mmalign.playground.captions import caption
-from mmalign.playground.renderer import render
-from mmalign.playground.scene import sample_scene
+from mmalign.labelling.scoring import ROWS_PER_CHUNK
+from tests.labelling.test_label import Slow, plugged_in
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 
@@ -53,23 +55,56 @@ def test_an_actor_scores_what_a_process_scores(generated, tmp_path):
     assert [file.read_bytes() for file in here] == [file.read_bytes() for file in there]
 
 
-@pytest.mark.skipif(HAS_RAY, reason="Ray is installed here")
-def test_without_ray_the_extra_is_named_before_any_work(generated, tmp_path, capsys):
+def test_without_ray_the_extra_is_named_before_any_work(generated, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(on_ray, "find_spec", lambda name: None)
     line = ["label", "--pictures", generated, "--reward", "bright", "--ray", 2, "--out", tmp_path / "out.parquet"]
     assert main(list(map(str, line))) == 2
     assert "pip install 'mmalign[ray]'" in capsys.readouterr().err
     assert not (tmp_path / "out.parquet.scores").exists()
 
 
+LOGGED = """
+import os, time, torch
+class Slow:
+    name, scale, prompt_limit, version, licence, source = "slow", "0 to 1", None, "1", "none", "nowhere"
+    def score(self, prompts, images):
+        with open({log!r}, "a") as log:
+            log.write(f"{{os.getpid()}} {{len(images)}}\\n")
+        time.sleep(0.5)
+        return torch.tensor([image.getpixel((0, 0))[0] / 255 for image in images])
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_RAY, reason="Ray, the extra mmalign[ray], is not installed here")
-def test_ray_writes_the_same_file(tmp_path):
-    rng = np.random.default_rng(0)
-    scenes = {caption(scene): scene for scene in (sample_scene(rng, "single") for _ in range(40))}
-    pictures = [Image.fromarray(render(scene)) for scene in scenes.values()]
-    sides = {"base": pictures, "aligned": [*pictures[1:], pictures[0]]}
-    write_pictures(tmp_path / "generated", sides, list(scenes), list(range(len(scenes))), {})
-    line = ["label", "--pictures", tmp_path / "generated", "--reward", "oracle", "--as", "rankings", "--out"]
-    assert main([*map(str, line), str(tmp_path / "ray.parquet"), "--ray", "1"]) == 0
-    assert main([*map(str, line), str(tmp_path / "plain.parquet")]) == 0
-    assert (tmp_path / "ray.parquet").read_bytes() == (tmp_path / "plain.parquet").read_bytes()
+def test_two_workers_killed_and_resumed_write_the_same_file(tmp_path, monkeypatch):
+    """Real processes: what was scored before the kill is not scored again, and no byte differs from a plain run."""
+    rows, log = 100, tmp_path / "log"
+    pictures = {
+        model: [Image.new("RGB", (4, 4), (start + number,) * 3) for number in range(rows)]
+        for model, start in (("base", 20), ("aligned", 150))
+    }
+    write_pictures(tmp_path / "generated", pictures, [f"p{n}" for n in range(rows)], list(range(rows)), {})
+    environment = plugged_in(tmp_path / "plug", 0.5)
+    (tmp_path / "plug" / "slow_reward.py").write_text(LOGGED.format(log=str(log)))
+    line = ["label", "--pictures", str(tmp_path / "generated"), "--reward", "slow", "--as", "rankings", "--out"]
+    out, plain = tmp_path / "ray.parquet", tmp_path / "plain.parquet"
+    command = [sys.executable, "-m", "mmalign.cli", *line, str(out), "--ray", "2"]
+    records = tmp_path / "ray.parquet.scores"
+    running = subprocess.Popen(command, env=environment, stderr=subprocess.STDOUT, stdout=subprocess.PIPE)
+    while running.poll() is None and not list(records.glob("scores-*.json")):
+        time.sleep(0.02)
+    running.kill()
+    told = running.communicate()[0].decode()
+    time.sleep(1)  # the workers end with the driver
+    scored = len(list(records.glob("scores-*.json"))) * ROWS_PER_CHUNK
+    assert 0 < scored < rows, told
+    assert len({entry.split()[0] for entry in log.read_text().splitlines()}) == 2
+    log.unlink()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sum(int(entry.split()[1]) for entry in log.read_text().splitlines()) == 2 * (rows - scored)
+    assert "ray" not in done.stdout.replace(str(tmp_path), "").replace("ray.parquet", "").lower()
+    monkeypatch.setitem(rewards.BUILT_IN, "slow", Slow)
+    assert main([*line, str(plain)]) == 0
+    assert out.read_bytes() == plain.read_bytes()
