@@ -1,21 +1,27 @@
 """What negatives are made from: a conversation, its pictures, and a response that is good."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from mmalign.types import ImageBytes, ImagePart, Message, VideoPart, VLMPair
+from mmalign.types import ImageBytes, Message, VLMPair, without_pictures
+
+__all__ = ["Answered", "without_pictures"]
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A conversation with pictures and one good response: rows for supervised tuning, or the better side of pairs."""
+    """A conversation with pictures and one good response: rows for supervised tuning, or the better side of pairs.
+
+    ``response`` is empty where there is none yet (a bare picture). ``unusable``: why nothing can be made of the row.
+    """
 
     sample_id: str
     prompt: tuple[Message, ...]
     response: str
     images: tuple[ImageBytes, ...] = ()
     extras: Mapping[str, Any] = field(default_factory=dict)
+    unusable: str = ""
 
     @classmethod
     def of(cls, pair: VLMPair) -> "Answered":
@@ -27,12 +33,3 @@ class Answered:
     def against(self, rejected: str) -> VLMPair:
         """The pair of the response and ``rejected``."""
         return VLMPair(self.sample_id, self.prompt, self.response, rejected, images=self.images, extras=self.extras)
-
-
-def without_pictures(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """``messages`` with their texts alone: no picture is a different thing from a blank one."""
-    return tuple(
-        replace(message, content=kept or ("",))
-        for message in messages
-        for kept in [tuple(part for part in message.content if not isinstance(part, ImagePart | VideoPart))]
-    )

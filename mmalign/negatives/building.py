@@ -2,23 +2,26 @@
 
 import hashlib
 import json
-import os
+import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmalign.data.extras import dumps_extras, loads_extras
-from mmalign.data.table import named
+from mmalign.data.table import RowTable, TableReport, named
 from mmalign.data.verification import progress_bar
 from mmalign.negatives.answers import Answered
+from mmalign.negatives.journal import Journal
 from mmalign.types import VLMPair
 from mmalign.vlm_data.canonical import write_vlm_canonical
-from mmalign.vlm_data.memory import table_of
 
-Make = Callable[[Answered, int], VLMPair | str]
+Made = VLMPair | tuple[VLMPair, ...] | str
+"""The pair or pairs (with sample ids of their own) that a row gave, or why it gave none."""
+Make = Callable[[Answered, int], Made]
+"""(row, seed of the row) -> what was made of it: the same for the same row, seed and model."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class Built:
     path: Path
     pairs: int
     left_out: tuple[tuple[str, str], ...]
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Reason -> how many rows were left out for it, the commonest first."""
+        return dict(Counter(why for _, why in self.left_out).most_common())
 
     def __str__(self) -> str:
         told = f"{self.pairs} pairs: {self.path}"
@@ -47,76 +55,65 @@ def generator_of(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def build(
-    rows: Sequence[Answered], make: Make, out: str | Path, *, settings: Mapping[str, Any], seed: int = 0
-) -> Built:
-    """``make(row, seed of the row)`` for every row, written to ``out`` as canonical parquet with its provenance.
-
-    Every answer goes to ``out``.journal and is flushed to disk before the next one is made; the same call goes on
-    where another stopped, and the journal goes once ``out`` is there. ``settings`` (of the method, the model) and
-    ``seed`` are kept in the footer. Raises ValueError where ``out`` exists, the journal is of other settings, or no
-    row gave a pair.
-    """
+def check_out(out: str | Path) -> Path:
+    """The file that will be written. ValueError for another suffix, or a file that is there."""
     target = Path(out).expanduser()
     if target.suffix != ".parquet":
         raise ValueError(f"out={out}: give a file name that ends in .parquet")
     if target.exists():
         raise ValueError(f"{target} exists and is not overwritten; give another name")
+    return target
+
+
+def work_folder(out: str | Path) -> Path:
+    """Where methods keep what they need until ``out`` is written; see ``Kit.folder``."""
+    target = Path(out).expanduser()
+    return target.with_name(f"{target.name}.work")
+
+
+def build(
+    rows: Sequence[Answered], make: Make, out: str | Path, *, settings: Mapping[str, Any], seed: int = 0
+) -> Built:
+    """``make(row, seed of the row)`` for every row, written to ``out`` as canonical parquet with its provenance.
+
+    What is made goes to ``out``.journal and is flushed to disk before the next row; the same call goes on where another
+    stopped and writes the same bytes, and the journal goes once ``out`` is there. A row that cannot be read or that the
+    model cannot be shown (a ValueError that names it) is left out with the reason, as one is that ``make`` gives a
+    reason for. ``settings`` (of the method, the model, the data) and ``seed`` are kept in the footer. Raises ValueError
+    where ``out`` exists, the journal is of other settings, two rows share a sample id, or no row gave a pair.
+    """
+    target = check_out(out)
     target.parent.mkdir(parents=True, exist_ok=True)
-    journal = target.with_name(f"{target.name}.journal")
-    header = json.dumps({"settings": dict(settings), "seed": seed}, sort_keys=True)
-    done = _read(journal, header)
-    with journal.open("a", encoding="utf-8") as file, progress_bar() as progress:
-        task = progress.add_task("making negatives", total=len(rows))
-        if not file.tell():
-            _append(file, header)
-        for row in rows:
-            if row.sample_id not in done:
-                done[row.sample_id] = _entry(make(row, seed_of(seed, row.sample_id)))
-                _append(file, json.dumps([row.sample_id, done[row.sample_id]], ensure_ascii=False))
+    header = json.dumps({"settings": dict(settings), "seed": seed}, sort_keys=True, ensure_ascii=False)
+    with Journal(target.with_name(f"{target.name}.journal"), header) as journal, progress_bar() as progress:
+        task = progress.add_task("making negatives", total=len(rows), completed=0)
+        for index in range(len(rows)):
+            row = rows[index]
+            if not journal.has(index, row.sample_id):
+                journal.add(index, row, _made(row, make, seed_of(seed, row.sample_id)))
             progress.advance(task)
-    entries = [(row, done[row.sample_id]) for row in rows]
-    pairs = [_pair(row, entry) for row, entry in entries if "why" not in entry]
-    left_out = tuple((row.sample_id, entry["why"]) for row, entry in entries if "why" in entry)
-    if not pairs:
-        raise ValueError(f"no row gave a pair: {named(left_out)}")
-    write_vlm_canonical(
-        table_of(pairs, source="negatives"),
-        target,
-        provenance={"settings": dict(settings), "seed": seed, "left_out": len(left_out)},
-    )
-    journal.unlink()
-    return Built(target, len(pairs), left_out)
+        left_out = tuple(journal.left_out)
+        if not journal.pairs:
+            raise ValueError(f"no row gave a pair: {named(left_out)}")
+        built = Built(target, len(journal.pairs), left_out)
+        told = {"settings": dict(settings), "seed": seed, "left_out": len(left_out), "reasons": built.reasons}
+        write_vlm_canonical(_table(journal, rows, target), target, provenance=told)
+    journal.path.unlink()
+    shutil.rmtree(work_folder(target), ignore_errors=True)
+    return built
 
 
-def _entry(made: VLMPair | str) -> dict[str, Any]:
-    if isinstance(made, str):
-        return {"why": made}
-    return {"chosen": made.chosen, "rejected": made.rejected, "extras": dumps_extras(made.extras)}
+def _made(row: Answered, make: Make, seed: int) -> Made:
+    if row.unusable:
+        return row.unusable
+    try:
+        return make(row, seed)
+    except ValueError as error:  # of the row: a picture that does not decode, a text that holds a picture's mark
+        return str(error).removeprefix(f"{row.sample_id}: ")
 
 
-def _pair(row: Answered, entry: Mapping[str, Any]) -> VLMPair:
-    return replace(row.against(entry["rejected"]), chosen=entry["chosen"], extras=loads_extras(entry["extras"]))
-
-
-def _read(journal: Path, header: str) -> dict[str, dict[str, Any]]:
-    """Entries by sample id. A last line that was cut off in an interruption is taken off the file."""
-    if not journal.exists():
-        return {}
-    text = journal.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if len(whole) < len(text):
-        with journal.open("r+b") as file:
-            file.truncate(len(whole))
-    lines = whole.decode().splitlines()
-    if lines and lines[0] != header:
-        raise ValueError(
-            f"{journal} is of other settings ({lines[0]}) than these ({header}); remove it, or choose another name"
-        )
-    return dict(json.loads(line) for line in lines[1:])
-
-
-def _append(file: Any, line: str) -> None:
-    file.write(line + "\n")
-    file.flush()
-    os.fsync(file.fileno())
+def _table(journal: Journal, rows: Sequence[Answered], target: Path) -> RowTable[VLMPair]:
+    storage = journal.storage(rows)
+    number = len(storage)
+    report = TableReport("negatives", (target.name,), number, number, ties_policy="soft")
+    return RowTable(storage, range(number), report, journal.fingerprint(), "vlm_pair")

@@ -7,14 +7,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+DECAY, GATE = 0.02, 0.3  # lambda and alpha of the paper
+
 
 class M3ID:
-    """l* = lc + ((1 - g) / g) (lc - lu), g = exp(-decay t): a logits processor for ``model.generate``.
+    """l* = lc + 1[max lc < log gate] ((1 - g) / g) (lc - lu), g = exp(-decay (t + offset)), for ``model.generate``.
 
-    lc, lu: log-probabilities with and without the picture; t: tokens of the response so far, so the first is drawn as
-    it was. ``decay``: lambda of the paper, 0.02 in a published port. ``gate``: where the likeliest token with the
-    picture has at least this probability the step stays as it was (the paper's condition; 0.3 there). ``plausibility``:
-    tokens with less than this share of the likeliest one's probability are left out (0.1 in the port, as VCD).
+    Equation 4 and algorithm 1 of the paper. lc, lu: log-probabilities with and without the picture; t: tokens of the
+    response so far, so with ``offset`` 0 the first is drawn as it was. ``decay``: lambda, 0.02 in the paper. ``gate``:
+    alpha, 0.3 there; where the likeliest token with the picture has at least this probability the step stays as it was
+    (null: every step is changed). ``offset``: t0, 0 for descriptions and 10, about the length of the question, for POPE
+    in the paper. ``plausibility``: tokens with less than this share of the likeliest one's probability are left out;
+    not in the paper, which has none (null); a published port takes VCD's 0.1.
 
     ``blind_ids`` [batch, tokens]: the same conversation without pictures, right-aligned, with its ``blind_mask``.
     ``prompt_length``: tokens of the conversation with pictures. Greedy and sampled decoding; with beams the blind
@@ -28,18 +32,15 @@ class M3ID:
         prompt_length: int,
         *,
         blind_mask: Int[Tensor, "batch tokens"] | None = None,
-        decay: float = 0.02,
-        gate: float | None = None,
-        plausibility: float | None = 0.1,
+        decay: float = DECAY,
+        gate: float | None = GATE,
+        offset: int = 0,
+        plausibility: float | None = None,
     ) -> None:
-        if not (math.isfinite(decay) and decay > 0):
-            raise ValueError(f"decay={decay!r} must be a number above 0; at 0 nothing would change")
-        for name, value in (("gate", gate), ("plausibility", plausibility)):
-            if value is not None and not 0 < value < 1:
-                raise ValueError(f"{name}={value!r} must lie between 0 and 1, or be null")
+        check_m3id(decay=decay, gate=gate, offset=offset, plausibility=plausibility)
         self.model, self.blind_ids, self.prompt_length = model, blind_ids, prompt_length
         self.blind_mask = torch.ones_like(blind_ids) if blind_mask is None else blind_mask
-        self.decay, self.gate, self.plausibility = decay, gate, plausibility
+        self.decay, self.gate, self.offset, self.plausibility = decay, gate, offset, plausibility
         self._seen: Tensor | None = None
         self._past: Any = None
         self._deltas: Any = None
@@ -51,7 +52,7 @@ class M3ID:
         said = input_ids[:, self.prompt_length :]
         with_picture = scores.float().log_softmax(dim=-1)
         without = self._blind(said).float().log_softmax(dim=-1)
-        changed = guided(with_picture, without, said.shape[1], self.decay)
+        changed = guided(with_picture, without, said.shape[1] + self.offset, self.decay)
         if self.plausibility is not None:
             least = with_picture.amax(dim=-1, keepdim=True) + math.log(self.plausibility)
             changed = changed.masked_fill(with_picture < least, -math.inf)
@@ -77,6 +78,17 @@ class M3ID:
             self._deltas, inner.rope_deltas = inner.rope_deltas, own
         self._seen, self._past = said.clone(), out.past_key_values
         return out.logits[:, -1]
+
+
+def check_m3id(*, decay: float, gate: float | None, offset: int, plausibility: float | None) -> None:
+    """ValueError for settings of :class:`M3ID` outside their ranges."""
+    if not (math.isfinite(decay) and decay > 0):
+        raise ValueError(f"decay={decay!r} must be a number above 0; at 0 nothing would change")
+    for name, value in (("gate", gate), ("plausibility", plausibility)):
+        if value is not None and not 0 < value < 1:
+            raise ValueError(f"{name}={value!r} must lie between 0 and 1, or be null")
+    if offset < 0:
+        raise ValueError(f"offset={offset!r} must not be negative")
 
 
 def guided(

@@ -124,7 +124,7 @@ def test_m3id_subtracts_what_the_model_says_blindly() -> None:
     blind_ids = torch.tensor([[1, 20, 30, 40], [1, 25, 35, 45]])
     said = torch.tensor([[50, 51, 52], [60, 61, 62]])
     prompt = torch.ones(2, 7, dtype=torch.long)
-    decoding = M3ID(model, blind_ids, 7, decay=0.3, plausibility=None)
+    decoding = M3ID(model, blind_ids, 7, decay=0.3, gate=None)
     torch.manual_seed(0)
     for length in range(4):
         scores = torch.randn(2, 128, dtype=torch.float64)
@@ -147,8 +147,8 @@ def test_m3id_that_changes_nothing_leaves_generation_as_it_was(kind: str) -> Non
     greedy = Speaker(model, tiny_processor(kind), Decoding(max_new_tokens=12, temperature=0))
     row, pictures = answered(), [decode(png(3))]
     plain = greedy.say(row.prompt, pictures, 0)
-    assert greedy.say(row.prompt, pictures, 0, m3id={"decay": 1e-12, "plausibility": None}) == plain
-    assert greedy.say(row.prompt, pictures, 0, m3id={"decay": 5.0, "plausibility": None}) != plain
+    assert greedy.say(row.prompt, pictures, 0, m3id={"decay": 1e-12, "gate": None}) == plain
+    assert greedy.say(row.prompt, pictures, 0, m3id={"decay": 5.0, "gate": None}) != plain
 
 
 def test_gate_and_plausibility_of_m3id() -> None:
@@ -157,12 +157,12 @@ def test_gate_and_plausibility_of_m3id() -> None:
     scores = torch.zeros(1, 128)
     scores[0, 3], scores[0, 4] = 6.0, 5.0  # p = 0.60, 0.22, and 0.0015 each for the rest
     said = torch.cat([prompt, torch.full((1, 40), 9)], dim=1)
-    kept = M3ID(model, ids, 5, plausibility=0.1)(said, scores)
+    kept = M3ID(model, ids, 5, plausibility=0.1, gate=None)(said, scores)
     assert torch.isfinite(kept[0]).nonzero().flatten().tolist() == [3, 4]
-    certain = M3ID(model, ids, 5, gate=0.3)(said, scores)
+    certain = M3ID(model, ids, 5)(said, scores)  # 0.3, as published
     torch.testing.assert_close(certain, scores.log_softmax(-1))
     assert not torch.equal(M3ID(model, ids, 5, gate=0.9)(said, scores), certain)
-    for wrong in ({"decay": 0.0}, {"gate": 1.0}, {"plausibility": 0.0}):
+    for wrong in ({"decay": 0.0}, {"gate": 1.0}, {"plausibility": 0.0}, {"offset": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             M3ID(model, ids, 5, **wrong)
 
