@@ -12,19 +12,18 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks.cache_models import MID_SIZE, PLAYGROUND, Subject, cost_ratio, prepare
 from benchmarks.cache_tables import render
+from benchmarks.recording import RESULTS, Moment, commit, peak_rss_mib
 
-RESULTS = Path("benchmarks/results")
 VARIANTS = ("none", "filling", "filled")
 
 
@@ -129,31 +128,10 @@ def measure(task: dict[str, Any], path: Path) -> None:
         **(steps[0] - started - encode).named("start_up"),
         **encode.named("encode"),
         **(Moment.now() - started).named("whole"),
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_rss_mib": peak_rss_mib(),
         "losses": [line["loss"] for line in lines],
     }
     path.write_text(json.dumps(results), encoding="utf-8")
-
-
-class Moment(NamedTuple):
-    """Seconds on the clock and of the processor."""
-
-    clock: float
-    cpu: float
-
-    @classmethod
-    def now(cls) -> "Moment":
-        return cls(time.time(), time.process_time())
-
-    def __sub__(self, earlier: "Moment") -> "Moment":
-        return Moment(self.clock - earlier.clock, self.cpu - earlier.cpu)
-
-    def __truediv__(self, number: int) -> "Moment":
-        return Moment(self.clock / number, self.cpu / number)
-
-    def named(self, name: str) -> dict[str, float]:
-        """``NAME_seconds`` and ``NAME_cpu_seconds``."""
-        return {f"{name}_seconds": self.clock, f"{name}_cpu_seconds": self.cpu}
 
 
 def circumstances(quick: bool, repetitions: int) -> dict[str, Any]:
@@ -161,11 +139,9 @@ def circumstances(quick: bool, repetitions: int) -> dict[str, Any]:
     import diffusers
     import torch
 
-    command = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "command": "python -m benchmarks.cache" + (" --quick" if quick else f" --repetitions {repetitions}"),
-        "commit": commit,
+        "commit": commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread used",
         "load_average": round(statistics.mean(os.getloadavg()), 1),
         "versions": {

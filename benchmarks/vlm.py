@@ -22,9 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.recording import PACKAGES, RESULTS, commit, versions, write
 from benchmarks.vlm_tables import difference, render
 
-RESULTS = Path("benchmarks/results")
 DEFAULT = "56m"
 
 
@@ -92,7 +92,7 @@ def compare(
             results["runs"].append({"variant": variant, "repetition": repetition, **run})
             print(results["runs"][-1], flush=True)
             results["circumstances"]["load_average"].append(round(os.getloadavg()[0], 1))
-            write(results, out)
+            write(results, render(results), out)
     return results
 
 
@@ -111,15 +111,6 @@ def _check(variant: str, profile: Any, work: Path, kept: Path | None) -> dict[st
     if kept is not None and (kept / variant / "check.json").is_file():
         return json.loads((kept / variant / "check.json").read_text(encoding="utf-8"))
     return in_a_process("check", variant, profile, work)
-
-
-def write(results: dict[str, Any], out: Path) -> None:
-    """The results and their table, each replaced as a whole."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for path, text in ((out, json.dumps(results, indent=1) + "\n"), (out.with_suffix(".md"), render(results))):
-        new = path.with_name(f"{path.name}.new")
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
 
 
 def in_a_process(mode: str, variant: str, profile: Any, work: Path) -> dict[str, Any]:
@@ -158,15 +149,13 @@ def _check_device(profile: Any) -> None:
 def circumstances(profile: Any, command: str) -> dict[str, Any]:
     """Where, with what and on what this was measured."""
     from benchmarks.vlm_models import parameters_of
-    from benchmarks.vlm_sides import versions
 
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     return {
         "command": command,
-        "commit": commit,
+        "commit": commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_accelerator(profile)}",
         "load_average": [round(os.getloadavg()[0], 1)],
-        "versions": {**versions(), "python": platform.python_version()},
+        "versions": versions([name for name in PACKAGES if name != "diffusers"]),
         "profile": {
             **{name: getattr(profile, name) for name in ("name", "kind", "side", "dtype", "device", "checkpointing")},
             **{name: getattr(profile, name) for name in ("question_tokens", "answer_tokens", "batch_size", "rank")},

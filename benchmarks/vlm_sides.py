@@ -2,20 +2,18 @@
 
 import hashlib
 import math
-import resource
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from benchmarks.recording import Moment, peak_rss_mib
 from benchmarks.vlm_models import LINEAR, Profile, model_of, pairs, prepare, processor_of
 from benchmarks.vlm_settings import BETA, CLIP, DECAY, RATE, SEED, Side, autocast
 from benchmarks.vlm_trl import trl_side
@@ -75,7 +73,7 @@ def timed(variant: str, profile: Profile, folder: Path) -> dict[str, Any]:
             if len(moments) == profile.warm_up:
                 torch.cuda.reset_peak_memory_stats()
         if not moments:
-            ready.append(_peak_rss())
+            ready.append(peak_rss_mib())
         moments.append(Moment.now())
 
     side = SIDES[variant](profile, pairs(profile, steps * profile.batch_size), steps, folder)
@@ -90,30 +88,12 @@ def timed(variant: str, profile: Profile, folder: Path) -> dict[str, Any]:
         "pairs_per_second": profile.batch_size / clock,
         "pairs_per_cpu_second": profile.batch_size / cpu,
         "steps_cpu_seconds": [moment.cpu for moment in took],
-        "peak_rss_mib": _peak_rss(),
+        "peak_rss_mib": peak_rss_mib(),
         "rss_before_training_mib": ready[0],
     }
     if profile.device == "cuda":
         result["peak_cuda_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return result
-
-
-class Moment(NamedTuple):
-    """Seconds on the clock and of the processor."""
-
-    clock: float
-    cpu: float
-
-    @classmethod
-    def now(cls) -> "Moment":
-        return cls(time.perf_counter(), time.process_time())
-
-    def __sub__(self, earlier: "Moment") -> "Moment":
-        return Moment(self.clock - earlier.clock, self.cpu - earlier.cpu)
-
-
-def _peak_rss() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _said(loss: Tensor, scores: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -206,14 +186,3 @@ SIDES: dict[str, Callable[[Profile, Sequence[VLMPair], int, Path], Side]] = {
     **{name: _ours(pack) for name, pack in OURS.items()},
     "trl": trl_side,
 }
-
-
-def versions() -> dict[str, str]:
-    """What this process would measure with."""
-    found = {}
-    for name in ("torch", "transformers", "peft", "accelerate", "trl", "datasets"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
