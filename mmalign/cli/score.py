@@ -44,7 +44,7 @@ def score(
     dtype: Annotated[Dtype | None, typer.Option(help="Precision of the models; default float32.")] = None,
 ) -> None:
     """Score pictures; started again after a kill, the same line goes on where it was."""
-    from mmalign.rewards import find_reward
+    from mmalign.rewards import BUILT_IN, find_reward
     from mmalign.rewards.prompt_files import read_scored
     from mmalign.rewards.scoring import check_out, score_folder
 
@@ -63,8 +63,8 @@ def score(
     hush_progress_bars()
     models = []
     for name in reward:
-        # The oracle computes from pixels: device and precision mean nothing to it.
-        chosen = {} if name == "oracle" else {"device": device, "dtype": None if dtype is None else dtype.value}
+        # What is computed from pixels alone has neither device nor precision.
+        chosen = {} if name in BUILT_IN else {"device": device, "dtype": None if dtype is None else dtype.value}
         models.append(find_reward(name, weights=places.get(name), **chosen))
     from mmalign.cli.sampling import progress_bars
 

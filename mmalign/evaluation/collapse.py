@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from mmalign.evaluation.diversity import pixel_distances
-from mmalign.evaluation.probes import picture_statistics
+from mmalign.rewards.statistic import picture_statistics
 
 
 def picture_measures(images: Sequence[Image.Image]) -> dict[str, float]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
 
 from mmalign.evaluation.accuracy import Accuracy, pairwise_accuracy
 from mmalign.evaluation.judged import Judged, signs
@@ -50,24 +49,6 @@ def dimension_probes(groups: Sequence[Judged], *, bootstrap: int = 2000, seed: i
         mean = float(np.mean(taus)) if taus else None
         probes.append(Probe(name, pairwise_accuracy(of_reward, bootstrap=bootstrap, seed=seed), people, mean))
     return probes
-
-
-def picture_statistics(image: Image.Image) -> dict[str, float]:
-    """``saturation``, ``contrast``, ``sharpness``, ``brightness`` of one picture, each in [0, 1] and higher = more.
-
-    Saturation: mean of max - min over channels. Brightness: mean luma (ITU-R BT.601). Contrast: its standard
-    deviation. Sharpness: mean absolute difference of luma between neighbouring pixels.
-    """
-    rgb = np.asarray(image.convert("RGB"), dtype=np.float64) / 255
-    luma = rgb @ np.array([0.299, 0.587, 0.114])
-    steps = [np.abs(np.diff(luma, axis=axis)) for axis in (0, 1)]
-    sharpness = float(np.mean([step.mean() for step in steps if step.size] or [0.0]))
-    return {
-        "saturation": float((rgb.max(axis=-1) - rgb.min(axis=-1)).mean()),
-        "contrast": float(luma.std()),
-        "sharpness": sharpness,
-        "brightness": float(luma.mean()),
-    }
 
 
 def rated_dimensions(extras: Mapping[str, object], pictures: int) -> dict[str, list[float]]:

@@ -16,8 +16,8 @@ from PIL import Image
 
 from mmalign.data import UnreadableImage, decode
 from mmalign.data.table import hashed
-from mmalign.evaluation.probes import picture_statistics
 from mmalign.rewards import RewardModel, score_many
+from mmalign.rewards.statistic import picture_statistics
 from mmalign.types import ImageBytes
 
 ROWS_PER_CHUNK = 16

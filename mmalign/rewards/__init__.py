@@ -7,12 +7,14 @@ own by keyword; :func:`find_reward` hands on what it is given. This module impor
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 from mmalign.rewards.oracle import OracleReward
 from mmalign.rewards.protocol import DifferentiableReward, EmbeddingReward, RewardModel, score_many
+from mmalign.rewards.statistic import STATISTICS, StatisticReward
 
 __all__ = [
     "GROUP",
@@ -20,13 +22,18 @@ __all__ = [
     "EmbeddingReward",
     "OracleReward",
     "RewardModel",
+    "StatisticReward",
     "find_reward",
     "installed_rewards",
     "score_many",
 ]
 
 GROUP = "mmalign.rewards"
-BUILT_IN: Mapping[str, Callable[..., RewardModel]] = {"oracle": OracleReward}
+BUILT_IN: Mapping[str, Callable[..., RewardModel]] = {
+    "oracle": OracleReward,
+    **{name: partial(StatisticReward, name) for name in STATISTICS},
+}
+"""What is computed from the pixels alone: no weights, no device."""
 
 
 def installed_rewards() -> list[str]:

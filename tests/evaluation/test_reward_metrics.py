@@ -9,9 +9,11 @@ from PIL import Image
 
 from mmalign.evaluation.calibration import calibration, fit_temperature, reliability
 from mmalign.evaluation.judged import Judged
-from mmalign.evaluation.probes import dimension_probes, picture_statistics, rated_dimensions
+from mmalign.evaluation.probes import dimension_probes, rated_dimensions
 from mmalign.evaluation.rankings import expected_best_of, kendall_tau_b, ndcg, ranking_metrics
 from mmalign.evaluation.reward import evaluate_reward
+from mmalign.rewards import find_reward
+from mmalign.rewards.statistic import STATISTICS, picture_statistics
 
 
 def test_tau_b_by_hand():
@@ -123,6 +125,15 @@ def test_picture_statistics_by_hand():
         {"saturation": 0, "contrast": 0.5, "sharpness": 1.0, "brightness": 0.5}
     )
     assert picture_statistics(Image.new("RGB", (3, 3), (255, 0, 0)))["saturation"] == 1
+    pictures = [half, Image.new("RGB", (3, 3), (255, 0, 0))]
+    for name in STATISTICS:
+        reward = find_reward(name)
+        assert reward.name == name
+        assert reward.score(["a", "b"], pictures).tolist() == pytest.approx(
+            [picture_statistics(p)[name] for p in pictures]
+        )
+    with pytest.raises(ValueError, match="reward 'saturation' takes no device"):
+        find_reward("saturation", device="cpu")
 
 
 def test_ratings_are_extras_with_a_number_for_each_picture():

@@ -38,11 +38,13 @@ def test_plug_ins_are_found_by_name(plug_ins):
     model = find_reward("length")
     assert isinstance(model, RewardModel)
     assert model.score(["abc", "a"], [None, None]).tolist() == [3.0, 1.0]
-    assert installed_rewards() == ["broken", "length", "oracle"]
+    assert installed_rewards() == ["brightness", "broken", "contrast", "length", "oracle", "saturation", "sharpness"]
 
 
 def test_an_unknown_name_lists_what_is_installed(plug_ins):
-    with pytest.raises(ValueError, match="no reward model 'pickscore'; installed: broken, length, oracle"):
+    with pytest.raises(
+        ValueError, match="no reward model 'pickscore'; installed: brightness, broken, contrast, length, oracle"
+    ):
         find_reward("pickscore")
 
 
