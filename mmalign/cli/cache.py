@@ -1,4 +1,4 @@
-"""``mmalign cache``: fill a disk cache before training, and see what one holds."""
+"""``mmalign cache``: fill what a run keeps on disk before it trains, and see what is there."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,9 @@ import typer
 from mmalign.cli.terminal import hush_progress_bars, is_main_process
 from mmalign.training.loading import load_config
 
-app = typer.Typer(no_args_is_help=True, help="Fill a cache of latents and text embeddings, or show what one holds.")
+app = typer.Typer(
+    no_args_is_help=True, help="Fill what runs keep on disk (latents, texts, reference scores), or show it."
+)
 
 
 @app.command("build")
@@ -19,22 +21,25 @@ def build(
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe; train with the same ones."),
     ] = None,
 ) -> None:
-    """Encode everything that [bold]mmalign train RECIPE[/bold] needs, without loading the denoiser.
+    """Make what [bold]mmalign train RECIPE[/bold] would take from disk.
 
-    Several processes may build one cache, also under torchrun; one that was interrupted goes on where it was.
+    With data.cache=disk latents and text embeddings, with reference.kind=cached reference.path=FOLDER the scores of the
+    reference. Several processes may build one cache, also under torchrun (reference scores: as many as will train); one
+    that was interrupted goes on where it was.
     """
     config = load_config(recipe, overrides or [])
 
     from mmalign.training.cache_run import build_cache
 
     hush_progress_bars()
-    root = build_cache(config)
+    roots = build_cache(config)
     if is_main_process():
-        info(root)
+        for root in roots:
+            info(root)
 
 
 @app.command("info")
-def info(folder: Annotated[Path, typer.Argument(help="The folder of a cache: data.cache_folder.")]) -> None:
+def info(folder: Annotated[Path, typer.Argument(help="data.cache_folder or reference.path.")]) -> None:
     """What a cache holds, by model, settings and table, and how to clear it."""
     from rich.console import Console
     from rich.table import Table
@@ -49,4 +54,5 @@ def info(folder: Annotated[Path, typer.Argument(help="The folder of a cache: dat
         table.add_row(*line)
     Console().print(table if lines else f"{folder} holds no cache")
     if lines:
-        typer.echo(f"Any of these folders may be deleted while no run uses it: rm -r {folder}/NAME")
+        place = folder if lines[0][0] == folder.name else folder / "NAME"
+        typer.echo(f"Any of these folders may be deleted while no run uses it: rm -r {place}")

@@ -105,10 +105,11 @@ def refuse_if_above(corrupt: tuple[tuple[str, str], ...], rows: int, max_corrupt
     )
 
 
-def progress_bar() -> Progress:
-    """A bar on standard error that goes away when its work is done."""
+def progress_bar(*, quiet: bool = False) -> Progress:
+    """A bar on standard error that goes away when its work is done; ``quiet``: of which nothing is seen."""
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    console = Console(stderr=True, quiet=quiet)
+    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True)
 
 
 def _recorded(record: Path | None, fingerprint: str) -> list[tuple[str, str]] | None:

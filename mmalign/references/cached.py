@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmalign.references.base import Reference, move_reference
 from mmalign.types import Scores
@@ -20,8 +20,11 @@ MANIFEST = "manifest.json"
 HASHES = "files.json"
 """Hashes of the model's files, which the settings are made of and which may be there first."""
 FORMAT = 1
+NAMED = 3  # rows that an error names
 Visit = tuple[str, int, int]
 """One visit of one row: split, index, seed. All that is random about it follows from these."""
+Mark = tuple[str, Mapping[str, str]]
+"""A row's name, and hashes by part (``pixels``, ``text``) of what the model is given of it on this visit."""
 
 
 class CachedReference:
@@ -34,8 +37,9 @@ class CachedReference:
     computes its own.
 
     ``settings``: everything else that scores depend on, as JSON; the fingerprint of ``inner`` is added. ValueError for
-    a folder that was made with others. Each process appends to a file of its own, so several runs may fill a folder
-    together. The device waits for a batch's scores where they are computed, and not where they are read.
+    a folder that was made with others, and for a batch whose ``marks`` are not those it was kept with: a picture that
+    changed under its name, say. Each process appends to a file of its own, so several runs may fill a folder together.
+    The device waits for a batch's scores where they are computed, and not where they are read.
     """
 
     def __init__(self, inner: Reference, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -44,8 +48,15 @@ class CachedReference:
         self._own = folder / f"scores-{uuid4().hex[:12]}.jsonl"
         _open(folder, {**settings, "reference": inner.fingerprint()})
         self._kept: dict[str, Mapping[str, Any]] = {}
-        for file in sorted(folder.glob("scores-*.jsonl")):
-            self._kept |= dict(_entries(file))
+        self._read: dict[Path, int] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in what other processes have kept since."""
+        for file in sorted(self.folder.glob("scores-*.jsonl")):
+            if file != self._own:
+                self._read[file], entries = read_entries(file, self._read.get(file, 0))
+                self._kept |= entries
 
     @contextmanager
     def using(self, policy: nn.Module) -> Iterator[nn.Module]:
@@ -62,42 +73,111 @@ class CachedReference:
         move_reference(self.inner, device)
         return self
 
-    def scored(self, visits: Sequence[Visit], score: Callable[[Reference | None], Scores]) -> Scores:
+    def __len__(self) -> int:
+        """Batches whose scores are there."""
+        return len(self._kept)
+
+    def holds(self, visits: Sequence[Visit]) -> bool:
+        """Whether the scores of these visits are there."""
+        return _key(visits) in self._kept
+
+    def scored(
+        self, visits: Sequence[Visit], score: Callable[[Reference | None], Scores], marks: Sequence[Mark] = ()
+    ) -> Scores:
         """``score(reference)``, with ``score(None)`` and the kept scores where there are any for these ``visits``."""
-        key = hashlib.sha256(json.dumps([list(visit) for visit in visits]).encode()).hexdigest()
-        kept = self._kept.get(key)
+        kept = self._kept.get(_key(visits))
         if kept is not None:
             self.hits += 1
-            return _with_reference(score(None), kept)
+            self._check(kept, marks)
+            return _with_reference(score(None), kept["logp"])
         self.misses += 1
         scores = score(self.inner)
-        logp = {name: of.ref_logp.tolist() for name, of in scores.branches.items() if of.ref_logp is not None}
-        self._kept[key] = logp
-        with self._own.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"visits": key, "logp": logp}) + "\n")
+        logp = {name: of.ref_logp for name, of in scores.branches.items() if of.ref_logp is not None}
+        self._keep(visits, logp, marks)
         return scores
+
+    def keep(
+        self,
+        visits: Sequence[Visit],
+        policy: nn.Module,
+        score: Callable[[nn.Module], Scores],
+        marks: Sequence[Mark] = (),
+    ) -> None:
+        """Keep the scores of ``visits`` ahead of training: ``score`` is given the reference's module."""
+        with torch.no_grad(), self.inner.using(policy) as module:
+            scores = score(module)
+        self._keep(visits, {name: of.logp for name, of in scores.branches.items()}, marks)
+
+    def _keep(self, visits: Sequence[Visit], logp: Mapping[str, Tensor], marks: Sequence[Mark]) -> None:
+        entry = {
+            "visits": _key(visits),
+            "logp": {name: values.tolist() for name, values in logp.items()},
+            **({"rows": [dict(parts) for _, parts in marks]} if marks else {}),
+        }
+        self._kept[entry["visits"]] = entry
+        with self._own.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def _check(self, kept: Mapping[str, Any], marks: Sequence[Mark]) -> None:
+        before = kept.get("rows", [])
+        changed = [
+            (name, [part for part, value in parts.items() if old.get(part) != value])
+            for (name, parts), old in zip(marks, before, strict=True)
+            if dict(parts) != old
+        ]
+        if not changed:
+            return
+        what = " and ".join(dict.fromkeys(part for _, parts in changed for part in parts))
+        names = ", ".join(name for name, _ in changed[:NAMED]) + (", ..." if len(changed) > NAMED else "")
+        raise ValueError(
+            f"reference.path: {self.folder} holds scores of other {what} than {names} now has: "
+            "what the row refers to, or how it is read, has changed since. Set it back, or name another folder"
+        )
+
+
+def _key(visits: Sequence[Visit]) -> str:
+    return hashlib.sha256(json.dumps([list(visit) for visit in visits]).encode()).hexdigest()
 
 
 def _with_reference(scores: Scores, kept: Mapping[str, Any]) -> Scores:
-    # A JSON number holds every float32 and float64 exactly, infinities and NaN included.
+    # A JSON number holds every float32 and float64 exactly, infinities and NaN included. A branch that the policy alone
+    # is scored on has nothing kept.
     branches = {
         name: replace(of, ref_logp=torch.tensor(kept[name], dtype=of.logp.dtype, device=of.logp.device))
         for name, of in scores.branches.items()
+        if name in kept
     }
-    return replace(scores, branches=branches)
+    return replace(scores, branches={**scores.branches, **branches})
 
 
-def _entries(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The entries of a file; a last line that a killed process left unfinished is no entry."""
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith("\n") and number == len(lines):
-            return
+def read_entries(file: Path, start: int = 0) -> tuple[int, dict[str, Mapping[str, Any]]]:
+    """Where the whole lines of a file end, and the entries from byte ``start`` up to there.
+
+    A last line without its end is being written, or was when its process was killed: it is no entry.
+    """
+    with file.open("rb") as stream:
+        stream.seek(start)
+        text = stream.read()
+    whole = text[: text.rfind(b"\n") + 1]
+    entries = {}
+    for number, line in enumerate(whole.splitlines(), start=1):
         try:
             entry = json.loads(line)
-            yield entry["visits"], entry["logp"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{file}, line {number} is damaged ({error}); remove the file") from error
+            entries[entry["visits"]] = {"logp": entry["logp"], "rows": entry.get("rows", [])}
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            place = f"line {number}" if not start else f"line {number} after byte {start}"
+            raise ValueError(f"{file}, {place} is damaged ({error}); remove the file") from error
+    return start + len(whole), entries
+
+
+def kept_in(folder: Path) -> tuple[int, dict[str, Any]] | None:
+    """How many batches have their scores in ``folder``, and what these depend on; None where it is no such folder."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    keys: set[str] = set()
+    for file in folder.glob("scores-*.jsonl"):
+        keys.update(read_entries(file)[1])
+    return len(keys), json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["settings"]
 
 
 def _open(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -105,7 +185,7 @@ def _open(folder: Path, settings: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(settings))
     path = folder / MANIFEST
     if not path.is_file():
-        if folder.exists() and any(entry.name != HASHES for entry in folder.iterdir()):
+        if folder.exists() and not all(_is_own(entry.name) for entry in folder.iterdir()):
             raise ValueError(f"reference.path: {folder} holds other files; name a new folder for the scores")
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{MANIFEST}.{uuid4().hex[:12]}.partial")
@@ -126,6 +206,11 @@ def _open(folder: Path, settings: Mapping[str, Any]) -> None:
             f"reference.path: {folder} holds the scores of another reference, or of other rows or noise:\n{listed}\n"
             "Set these back, or name another folder"
         )
+
+
+def _is_own(name: str) -> bool:
+    """Whether a file may be there before the manifest: of hashes, or of another process that is just writing it."""
+    return name == HASHES or (name.startswith((MANIFEST, HASHES)) and name.endswith(".partial"))
 
 
 def _short(value: Any) -> str:

@@ -5,19 +5,11 @@ import time
 from collections.abc import Mapping
 
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from mmalign.caches import Claims, RowRecordsBuild, Writer, check_space, key_of
+from mmalign.data.verification import progress_bar
 from mmalign.models import Encoder
 from mmalign.training.image_cache import ImageCache, kept_latents
 from mmalign.training.image_cache_rows import SECONDS_BETWEEN_LOOKS, RowFiller, RowLoader, rotated
@@ -49,7 +41,8 @@ class CacheBuilder:
         cache = self._cache
         builds = {split: self._rows(split) for split in cache.tables if split not in cache.records}
         self._check_space(builds)
-        with _progress() as progress:
+        # Every process knows how far all of them are; one bar is enough.
+        with progress_bar(quiet=os.environ.get("RANK", "0") != "0") as progress:
             self._fill_text(progress)
             for split, build in builds.items():
                 filler = RowFiller(split, build, self._loader, self._latents, self._encode_picture)
@@ -144,10 +137,3 @@ def _finite(tensors: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
 
 def _size(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def _progress() -> Progress:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    # Every process knows how far all of them are; one bar is enough.
-    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
-    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True)

@@ -27,7 +27,8 @@ from mmalign.training.image_encoding import Encoding, from_encoders
 from mmalign.training.image_model import build_adapter, checked_objective, network_dtype
 from mmalign.training.image_reference import set_up_denoiser
 from mmalign.training.image_rows import ImageBatch, ImageRow, ImageRows, collate
-from mmalign.training.image_scores import with_kept_scores
+from mmalign.training.image_scores import with_kept_image_scores
+from mmalign.training.kept_scores import visits
 from mmalign.training.order import Layout
 from mmalign.training.picture_rewards import PictureRewards
 from mmalign.training.task import TRAIN, RowKey
@@ -51,7 +52,7 @@ class ImageTask:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.training.seed)  # LoRA's A is drawn
             reference = set_up_denoiser(components, config, objective)
-        self.reference: Reference | None = with_kept_scores(reference, config, data, objective.branches)
+        self.reference: Reference | None = with_kept_image_scores(reference, config, data, objective.branches)
         self._config = config
         self._rows = ImageRows(data.tables, config.data, data.shapes)
         self._dtype = network_dtype(config)
@@ -131,8 +132,20 @@ class ImageTask:
             return self.adapter.score(policy, reference, encoded, self.objective.branches, generator=noise)
 
         if isinstance(self.reference, CachedReference):
-            return self.reference.scored([(key.split, key.index, key.seed) for key in batch.keys], scores)
+            return self.reference.scored(visits(batch.keys), scores)
         return scores(self.reference)
+
+    def keep_reference_scores(self, policy: nn.Module, batch: ImageBatch) -> None:
+        """Score ``batch`` with the reference alone and keep what it gives, which :meth:`score` then reads."""
+        assert isinstance(self.reference, CachedReference)
+        with torch.no_grad(), torch.autocast(batch.device.type, enabled=False):
+            encoded = self._encode(batch)
+        noise = [key.generator("noise") for key in batch.keys]
+
+        def score(module: nn.Module) -> Scores:
+            return self.adapter.score(module, None, encoded, self.objective.branches, generator=noise)
+
+        self.reference.keep(visits(batch.keys), policy, score)
 
     def pictures(self, policy: nn.Module) -> Image | None:
         """The configured prompts side by side, picture i from seed + i, at the resolution that is trained."""

@@ -1,7 +1,7 @@
 """What a run will do, worked out before any weight is loaded: the table of ``--dry-run``."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from mmalign.training.image_cache import cache_size
 from mmalign.training.image_data import ImageData
 from mmalign.training.image_reference import read_start, reference_kind
 from mmalign.training.image_shapes import check_shapes
+from mmalign.training.kept_scores import scores_size
 from mmalign.training.task import HELD_OUT, TRAIN
 
 
@@ -86,9 +87,19 @@ def make_plan(config: Config, data: ImageData, shape: ModelShape, processes: int
             "disk for latents" if config.data.cache == "disk" else "memory for latents",
             _cache_size(config, data, len(objective.branches), shape.latent_values),
         ),
+        *reference_scores_line(config, data.size(HELD_OUT), objective.branches, processes),
         ("output", config.output),
     ]
     return Plan(tuple(lines))
+
+
+def reference_scores_line(
+    config: Config, held_out: int, branches: Sequence[str], processes: int
+) -> list[tuple[str, str]]:
+    """What ``reference: cached`` takes on disk, where it is asked for; ``held_out``: number of such rows."""
+    if config.reference.kind != "cached":
+        return []
+    return [("disk for reference scores", scores_size(config, held_out, branches, processes))]
 
 
 REFERENCES = {

@@ -15,7 +15,11 @@ def vlm_mistakes(raw: Mapping[str, Any], config: Config | None, objective: Any, 
     if config is not None and config.vlm is not None and objective is not None:
         from mmalign.training.vlm_branches import branch_problems
 
+        from mmalign.training.vlm_kept import kept_problem
+
         mistakes += [Mistake("objective", problem) for problem in branch_problems(objective, config.vlm)]
+        if (problem := kept_problem(config, objective)) is not None:
+            mistakes.append(Mistake("reference", problem, "cached"))
     return mistakes
 
 

@@ -12,9 +12,11 @@ from mmalign.adapters.vlm_checks import check_response
 from mmalign.data import RowTable, decode
 from mmalign.models.vlm import VLMComponents
 from mmalign.models.vlm_encode import Prompt, VLMEncoder
+from mmalign.references.cached import Mark
 from mmalign.training.order import stable_hash
 from mmalign.training.task import RowKey
 from mmalign.training.vlm_branches import NO_PICTURES, Branch, Change
+from mmalign.training.vlm_kept import mark_of
 from mmalign.types import Clip, ImageBytes, TokenWeights, Video, VLMPair, without_pictures
 from mmalign.vlm_data.clips import clip_of
 
@@ -40,11 +42,15 @@ class VLMItem:
 
 @dataclass(frozen=True)
 class VLMRowBatch:
-    """Rows put together. ``batch`` is what the adapter scores; ``unusable``: sample id -> why it counts for nothing."""
+    """Rows put together. ``batch`` is what the adapter scores; ``unusable``: sample id -> why it counts for nothing.
+
+    ``marks``: hashes of each row's pixels and text, by which kept reference scores are told from those of other ones.
+    """
 
     keys: tuple[RowKey, ...]
     batch: VLMBatch
     unusable: Mapping[str, str]
+    marks: tuple[Mark, ...] = ()
 
     @property
     def sample_ids(self) -> tuple[str, ...]:
@@ -125,7 +131,8 @@ class VLMRows:
             sample_ids=tuple(item.sample_id for item in items),
         )
         unusable = {item.sample_id: item.unusable for item in items if item.unusable}
-        return VLMRowBatch(tuple(item.key for item in items), batch, unusable)
+        marks = tuple(mark_of(item.sample_id, item.contexts, item.responses) for item in items)
+        return VLMRowBatch(tuple(item.key for item in items), batch, unusable, marks)
 
     def _encoded(self, key: RowKey, row: VLMPair) -> VLMItem:
         contexts: list[Context] = []

@@ -10,7 +10,7 @@ from mmalign.models.vlm import freeze_parts, lora_layers_of, vlm_skeleton
 from mmalign.models.vlm_names import peek_vlm
 from mmalign.training.config import Config
 from mmalign.training.image_reference import reference_kind
-from mmalign.training.plan import REFERENCES, Plan
+from mmalign.training.plan import REFERENCES, Plan, reference_scores_line
 from mmalign.training.processes import processes_started
 from mmalign.training.strategy import strategy_in_effect
 from mmalign.training.task import HELD_OUT, TRAIN
@@ -71,6 +71,7 @@ class VLMRun:
                 ),
                 ("branches", f"{', '.join(self.objective.branches)}: {len(contexts)} sets of pictures per row"),
                 ("packing", f"{self.vlm.pack}, at most {self.vlm.max_length:,} tokens of prompt and response"),
+                *reference_scores_line(config, data.size(HELD_OUT), self.objective.branches, processes),
                 ("output", config.output),
             )
         )

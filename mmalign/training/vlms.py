@@ -12,14 +12,17 @@ from torch import nn
 from mmalign.adapters import VLMAdapter, VLMPolicy
 from mmalign.losses import Objective
 from mmalign.models import Card
+from mmalign.models.lora import modules_in_full
 from mmalign.models.vlm import VLMComponents, freeze_parts, load_vlm, lora_layers_of
 from mmalign.models.vlm_export import save_vlm
-from mmalign.references import Reference, move_reference
+from mmalign.references import CachedReference, Reference, move_reference
 from mmalign.training.config import Config
 from mmalign.training.image_reference import set_up_denoiser
+from mmalign.training.kept_scores import visits
 from mmalign.training.task import RowKey
 from mmalign.training.vlm_branches import branches_of, checked_vlm_objective
 from mmalign.training.vlm_data import VLMData, open_vlm_data
+from mmalign.training.vlm_kept import with_kept_vlm_scores
 from mmalign.training.vlm_rows import FRAMES, VLMItem, VLMRowBatch, VLMRows
 from mmalign.types import Scores
 
@@ -46,7 +49,10 @@ class VLMTask:
         self._policy = VLMPolicy(components.model)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.training.seed)  # LoRA's A is drawn
-            self.reference: Reference | None = set_up_vlm(self._policy, components, config, objective)
+            reference = set_up_vlm(self._policy, components, config, objective)
+        self.reference: Reference | None = with_kept_vlm_scores(
+            reference, config, data.fingerprint, objective.branches, components.processor
+        )
         branches = branches_of(objective, config.vlm)
         self._rows = VLMRows(
             data.tables,
@@ -89,7 +95,23 @@ class VLMTask:
 
     def score(self, policy: nn.Module, batch: VLMRowBatch) -> Scores:
         """Scores of the objective's branches."""
-        return self.adapter.score(policy, self.reference, batch.batch, self.objective.branches)
+
+        def scores(reference: Reference | None) -> Scores:
+            return self.adapter.score(policy, reference, batch.batch, self.objective.branches)
+
+        if isinstance(self.reference, CachedReference):
+            return self.reference.scored(visits(batch.keys), scores, batch.marks)
+        return scores(self.reference)
+
+    def keep_reference_scores(self, policy: nn.Module, batch: VLMRowBatch) -> None:
+        """Score ``batch`` with the reference alone and keep what it gives, which :meth:`score` then reads."""
+        assert isinstance(self.reference, CachedReference)
+        compared = [branch for branch in self.objective.branches if branch not in self.adapter.held]
+
+        def score(module: nn.Module) -> Scores:
+            return self.adapter.score(module, None, batch.batch, compared)
+
+        self.reference.keep(visits(batch.keys), policy, score, batch.marks)
 
     def pictures(self, policy: nn.Module) -> Image | None:  # noqa: ARG002 - the trainer's interface
         """None: these models answer in words."""
@@ -114,7 +136,9 @@ class VLMTask:
         }
         method = " + ".join(term["loss"] for term in self._config.objective)
         card = Card(method, self._config.objective, settings, self.data.report, measures)
-        save_vlm(self.components, folder, card)
+        lora = self._config.model.lora
+        in_full = modules_in_full(self.components.model, lora) if lora is not None else []
+        save_vlm(self.components, folder, card, in_full=in_full)
 
 
 def _load(config: Config) -> VLMComponents:

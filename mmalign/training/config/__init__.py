@@ -16,13 +16,14 @@ from mmalign.training.config.loaded import loading_problems
 from mmalign.training.config.loop import EMAConfig, TimestepConfig, TrainingConfig
 from mmalign.training.config.model import LoRAConfig, ModelConfig
 from mmalign.training.config.reference import ReferenceConfig
-from mmalign.training.config.reward import RewardConfig, reward_problems
+from mmalign.training.config.reward import HEAD_SETTINGS, HeadConfig, RewardConfig, reward_problems
 from mmalign.training.config.section import Section
 from mmalign.training.config.stabilisers import CurriculumConfig, GuardConfig, SafeguardConfig, stabiliser_problems
 from mmalign.training.config.trained import precision_problems, reference_problems
 from mmalign.training.config.vlm import Family, VLMConfig, family_problems
 
 __all__ = [
+    "HEAD_SETTINGS",
     "BucketsConfig",
     "Config",
     "CurriculumConfig",
@@ -31,6 +32,7 @@ __all__ = [
     "EarlyStopConfig",
     "EvaluationConfig",
     "GuardConfig",
+    "HeadConfig",
     "LoRAConfig",
     "ModelConfig",
     "PicturesConfig",
@@ -87,7 +89,7 @@ class Config(Section):
         training = self.training
         problems += stabiliser_problems(training.steps, training.curriculum, training.guard, evaluation)
         sections = {"model": self.model, "data": data, "training": training, "evaluation": evaluation}
-        problems += family_problems(self.family, self.vlm, sections, self.reference.kind)
+        problems += family_problems(self.family, self.vlm, sections)
         problems += reward_problems(self.family, self.reward, sections)
         if problems:
             raise ValueError("\n".join(problems))

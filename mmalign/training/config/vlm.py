@@ -59,8 +59,8 @@ _NOT_READ = ("data.relabel", "data.shuffle", "data.shuffle_window")
 LANGUAGE_LAYERS = "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]"
 
 
-def family_problems(family: Family, vlm: VLMConfig | None, sections: dict[str, Section], reference: str) -> list[str]:
-    """Settings that belong to the other family; ``sections`` by name, ``reference`` its kind."""
+def family_problems(family: Family, vlm: VLMConfig | None, sections: dict[str, Section]) -> list[str]:
+    """Settings that belong to the other family; ``sections`` by name."""
     if family != "vlm":
         told = f"vlm: would be ignored by family: {family}; leave it out, or set family: vlm"
         return [told] if vlm is not None else []
@@ -84,13 +84,6 @@ def family_problems(family: Family, vlm: VLMConfig | None, sections: dict[str, S
             f"model.lora.dropout: {lora.dropout:g} would make policy and reference differ before the first step, and "
             "give responses that share a prompt one mask; set it to 0"
         )
-    if lora is not None and lora.train_also:
-        problems.append(
-            "model.lora.train_also is not there for family: vlm; give the projector a LoRA with vlm.freeze: tower, or "
-            "train all weights with model.lora: null"
-        )
     if training.strategy in ("fsdp", "deepspeed"):
         problems.append(f"training.strategy: {training.strategy} was not tried with family: vlm; use ddp or single")
-    if reference == "cached":
-        problems.append("reference: cached is for image generators; use auto")
     return problems
