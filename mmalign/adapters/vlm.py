@@ -20,9 +20,11 @@ from mmalign.adapters.vlm_families import (
     text_model,
     vision_parameters,
 )
-from mmalign.adapters.vlm_forward import VLMPolicy, response_logps
+from mmalign.adapters.vlm_forward import Asked, VLMPolicy, response_logps
+from mmalign.adapters.vlm_kl import targets_of
 from mmalign.adapters.vlm_layout import Layout, lay_out
-from mmalign.references import Reference, policy_and_reference
+from mmalign.adapters.vlm_sums import distinct_media, scores_of, with_kls
+from mmalign.references import Reference, as_reference, policy_and_reference
 from mmalign.types import CHOSEN, REJECTED, BranchScores, Scores
 
 PACK = ("auto", "always", "never")
@@ -39,14 +41,26 @@ class VLMAdapter:
     makes that an error. Pictures are encoded once per distinct picture set, and once for policy and reference where
     neither differs from the other in encoder and projector. ``row_tokens``: rows of up to so many tokens may hold
     several prompts (fewer padding tokens; with a dense mask the cost grows with the square of the length).
+
+    ``token_kl``: branches that are also told KL(reference || policy) of, summed over the tokens, for which both
+    distributions are made whole. ``held``: branches whose logp is read as a constant: they are scored without
+    gradients, and by the policy alone.
     """
 
-    def __init__(self, pack: str = "auto", *, row_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        pack: str = "auto",
+        *,
+        row_tokens: int | None = None,
+        token_kl: Sequence[str] = (),
+        held: Sequence[str] = (),
+    ) -> None:
         if pack not in PACK:
             raise ValueError(f"pack={pack!r} is unknown; choose {', '.join(PACK)}")
         if row_tokens is not None and pack == "never":
             raise ValueError("row_tokens would be ignored with pack='never'; leave it out")
         self.pack, self.row_tokens = pack, row_tokens
+        self.token_kl, self.held = tuple(token_kl), tuple(held)
         self._alike: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()
         self._deterministic: WeakSet[nn.Module] = WeakSet()
 
@@ -85,26 +99,49 @@ class VLMAdapter:
         the row. Needs an autocast context around the whole call, if any.
         """
         branches = tuple(dict.fromkeys(branches))
-        model = model_of(policy)
         check_batch(batch, branches)
         self._check_deterministic(policy)
+        scored: dict[str, BranchScores] = {}
+        trained = [branch for branch in branches if branch not in self.held]
+        if trained:
+            scored |= self._scored(policy, reference, batch, trained)
+        if len(trained) < len(branches):
+            with torch.no_grad():
+                scored |= self._scored(policy, None, batch, [branch for branch in branches if branch in self.held])
+        in_order = {branch: scored[branch] for branch in branches}
+        return Scores(in_order, preference=batch.preference, margin=batch.margin, present=batch.present)
+
+    def _scored(
+        self, policy: nn.Module, reference: Reference | nn.Module | None, batch: VLMBatch, branches: Sequence[str]
+    ) -> dict[str, BranchScores]:
+        model = model_of(policy)
         responses = [response for branch in branches for response in batch.responses[branch]]
         layout = self.layout(model, batch, responses)
-        media, which = _distinct(batch.contexts, responses)
+        media, which = distinct_media(batch.contexts, responses)
         shared: list[Features] | None = None
         if media and takes_encoded(model) and _is_fixed(model):
             with torch.no_grad():
                 shared = encode(model, media)
 
-        def run(module: nn.Module) -> Tensor:
+        def run(module: nn.Module, asked: Asked = None) -> Any:
             inner = model_of(module)
             own = shared if inner is model or self._sees_alike(model, inner) else None
             if _wraps(module):
-                return module(layout, media, which, own)
-            return response_logps(inner, layout, media, which, own)
+                return module(layout, media, which, own, asked)
+            return response_logps(inner, layout, media, which, own, asked)
 
-        of_policy, of_reference = policy_and_reference(policy, reference, run)
-        return _scores(batch, branches, responses, layout, of_policy, of_reference)
+        reference = as_reference(reference)
+        wanted = [branch in self.token_kl for branch in branches for _ in range(batch.size)]
+        if reference is None or not any(wanted):
+            of_policy, of_reference = policy_and_reference(policy, reference, run)
+            return scores_of(batch, branches, responses, layout, of_policy, of_reference)
+        with torch.no_grad(), reference.using(policy) as module:
+            of_reference, distributions = run(module, targets_of(layout, wanted))
+        torch.clear_autocast_cache()  # casts made without gradients would cut the policy's
+        together = run(policy, distributions)
+        of_policy, kls = together[: len(of_reference)], together[len(of_reference) :]
+        scored = scores_of(batch, branches, responses, layout, of_policy, of_reference)
+        return with_kls(scored, branches, [b for b in branches if b in self.token_kl], batch.size, layout, kls)
 
     def layout(self, model: nn.Module, batch: VLMBatch, responses: Sequence[Response]) -> Layout:
         """The rows that ``responses`` are put into; ValueError where ``pack`` is ``always`` and that is not exact."""
@@ -176,48 +213,3 @@ def _is_fixed(model: Any) -> bool:
 
 def _is_sharded(model: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
-def _distinct(
-    contexts: Sequence[Context], responses: Sequence[Response]
-) -> tuple[list[Mapping[str, Tensor]], list[int]]:
-    """Every picture set that ``responses`` need, once; and each context's place among them, -1 without pictures."""
-    places: dict[str, int] = {}
-    media: list[Mapping[str, Tensor]] = []
-    which = [-1] * len(contexts)
-    for index in dict.fromkeys(response.context for response in responses):
-        context = contexts[index]
-        if not context.media:
-            continue
-        if context.key not in places:
-            places[context.key] = len(media)
-            media.append(context.media)
-        which[index] = places[context.key]
-    return media, which
-
-
-def _scores(
-    batch: VLMBatch,
-    branches: Sequence[str],
-    responses: Sequence[Response],
-    layout: Layout,
-    of_policy: Tensor,
-    of_reference: Tensor | None,
-) -> Scores:
-    logp = _sums(of_policy, responses, layout)
-    ref_logp = None if of_reference is None else _sums(of_reference, responses, layout)
-    lengths = torch.tensor(layout.lengths, dtype=logp.dtype).to(logp.device, non_blocking=True)
-    scored = {}
-    for number, branch in enumerate(branches):
-        of = slice(number * batch.size, (number + 1) * batch.size)
-        scored[branch] = BranchScores(logp[of], None if ref_logp is None else ref_logp[of], lengths[of])
-    return Scores(scored, preference=batch.preference, margin=batch.margin, present=batch.present)
-
-
-def _sums(logps: Tensor, responses: Sequence[Response], layout: Layout) -> Tensor:
-    parts = logps.split(layout.lengths)
-    weighted = [
-        part if response.weights is None else part * response.weights.to(part.dtype)
-        for part, response in zip(parts, responses, strict=True)
-    ]
-    return torch.stack([part.sum() for part in weighted])

@@ -20,10 +20,13 @@ from mmalign.adapters.vlm_families import (
     text_model,
     vision_parameters,
 )
+from mmalign.adapters.vlm_kl import Distributions, Head, divergences, log_distributions
 from mmalign.adapters.vlm_layout import PADDING, Layout
 
 CHUNK_VALUES = 2**25
 """Logits that exist at a time: 128 MiB in float32."""
+Asked = Tensor | Distributions | None
+"""What is asked of a forward beside log-probs; see :func:`response_logps`."""
 
 
 class VLMPolicy(nn.Module):
@@ -44,14 +47,15 @@ class VLMPolicy(nn.Module):
         media: Sequence[Mapping[str, Tensor]],
         which: Sequence[int],
         features: Sequence[Features] | None = None,
-    ) -> Float[Tensor, " tokens"]:
+        asked: Asked = None,
+    ) -> Any:
         """See :func:`response_logps`.
 
         With several processes every trained parameter of the encoder is part of the graph, also where the rows have no
         picture: DDP waits for the gradient of each, and which rows are words alone differs between processes. It is 0
         then, and for layers that the model does not use.
         """
-        logps = response_logps(self.model, layout, media, which, features)
+        logps = response_logps(self.model, layout, media, which, features, asked)
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
         trained = [value for value in vision_parameters(self.model).values() if value.requires_grad]
         if not (together and trained and torch.is_grad_enabled()):
@@ -82,11 +86,14 @@ def response_logps(
     media: Sequence[Mapping[str, Tensor]],
     which: Sequence[int],
     features: Sequence[Features] | None = None,
-) -> Float[Tensor, " tokens"]:
-    """log p of every one of ``layout.targets``, in at least float32.
+    asked: Asked = None,
+) -> Any:
+    """log p of every one of ``layout.targets``, [tokens], in at least float32.
 
     ``media``: distinct pictures of the batch; ``which``: context -> its place in ``media``, -1 for text alone.
-    ``features``: ``media`` already encoded; None encodes it here, once each.
+    ``features``: ``media`` already encoded; None encodes it here, once each. ``asked``: numbers of targets, for the
+    pair of log-probs and :class:`Distributions` at these; or the reference's distributions, whose divergences from this
+    model's are then appended to the log-probs.
     """
     if takes_encoded(model):
         if features is None:
@@ -99,13 +106,19 @@ def response_logps(
         states = _hidden(model, layout, given).flatten(0, 1)
     else:
         states = _row_by_row(model, layout, media, which)
-    return token_logps(states[layout.hidden], layout.targets, model.get_output_embeddings())
+    states, head = states[layout.hidden], model.get_output_embeddings()
+    logps = token_logps(states, layout.targets, head)
+    if isinstance(asked, Distributions):
+        return torch.cat([logps, token_kls(states[asked.tokens], asked.logp, head)])
+    if asked is not None:
+        return logps, Distributions(asked, log_distributions(head(states[asked])))
+    return logps
 
 
 def token_logps(
     hidden: Float[Tensor, "tokens width"],
     targets: Int[Tensor, " tokens"],
-    head: Callable[[Tensor], Tensor],
+    head: Head,
     *,
     values: int = CHUNK_VALUES,
 ) -> Float[Tensor, " tokens"]:
@@ -113,8 +126,6 @@ def token_logps(
 
     The head runs in its own precision. Chunks are computed a second time in the backward.
     """
-    vocabulary = getattr(head, "out_features", None) or getattr(head, "weight").shape[0]  # noqa: B009 - a LoRA layer
-    size = max(1, values // vocabulary)
 
     def chunk(states: Tensor, wanted: Tensor) -> Tensor:
         logits = head(states)
@@ -122,13 +133,29 @@ def token_logps(
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             return logits.gather(-1, wanted[:, None])[:, 0] - logits.logsumexp(-1)
 
-    again = torch.is_grad_enabled()
+    return _in_chunks(chunk, head, values, hidden, targets)
+
+
+def token_kls(
+    hidden: Float[Tensor, "tokens width"],
+    reference: Float[Tensor, "tokens vocabulary"],
+    head: Head,
+    *,
+    values: int = CHUNK_VALUES,
+) -> Float[Tensor, " tokens"]:
+    """KL(reference || softmax(head(hidden))) of every token; ``reference`` as log-probs. Chunked as the log-probs."""
+    return _in_chunks(lambda states, of: divergences(head(states), of), head, values, hidden, reference)
+
+
+def _in_chunks(chunk: Callable[..., Tensor], head: Head, values: int, *rows: Tensor) -> Tensor:
+    """``chunk`` of successive parts of ``rows``, in which ``head`` makes at most ``values`` logits."""
+    vocabulary = getattr(head, "out_features", None) or getattr(head, "weight").shape[0]  # noqa: B009 - a LoRA layer
+    size, again = max(1, values // vocabulary), torch.is_grad_enabled()
+    parts = zip(*(of.split(size) for of in rows), strict=True)
     return torch.cat(
         [
-            checkpoint(chunk, states, wanted, use_reentrant=False, preserve_rng_state=False)
-            if again
-            else chunk(states, wanted)
-            for states, wanted in zip(hidden.split(size), targets.split(size), strict=True)
+            checkpoint(chunk, *part, use_reentrant=False, preserve_rng_state=False) if again else chunk(*part)
+            for part in parts
         ]
     )
 

@@ -25,6 +25,7 @@ from mmalign.losses.pairwise_anchored import (
 from mmalign.losses.pairwise_labelled import irepo, margin_dpo, modpo, smoothed_dpo, soft_dpo
 from mmalign.losses.reference_free import asft, cpo, mapo, orpo, sft, simpo, triple
 from mmalign.losses.unpaired import bco, diffusion_kto, kto
+from mmalign.losses.visual import chip, v_dpo
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     # pairwise, with reference
@@ -50,6 +51,9 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "margin_dpo": margin_dpo,
     "modpo": modpo,
     "irepo": irepo,
+    # pairwise, with the same response and other pictures
+    "chip": chip,
+    "v_dpo": v_dpo,
     # reference-free
     "sft": sft,
     "simpo": simpo,

@@ -64,6 +64,16 @@ class Objective:
         return any(term.signature.needs_reference for term in self.terms)
 
     @property
+    def held_branches(self) -> tuple[str, ...]:
+        """Branches of which every term reads the log-prob as a constant: no gradient and no reference is needed."""
+        return tuple(branch for branch in self.branches if self._quantities(branch) <= {"held", "length"})
+
+    @property
+    def token_kl_branches(self) -> tuple[str, ...]:
+        """Branches of which some term reads the KL of every token's distribution."""
+        return tuple(branch for branch in self.branches if "token_kl" in self._quantities(branch))
+
+    @property
     def reads_rewards(self) -> tuple[str, ...]:
         """Terms that read scores of a reward model, by name."""
         return tuple(name for name, term in zip(self.names, self.terms, strict=True) if term.signature.reads_rewards)
@@ -149,6 +159,16 @@ class Objective:
         for (index, key), estimate in self._all_estimates.items():
             prefix = f"{index}.{key}."
             estimate.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+    def _quantities(self, branch: str) -> frozenset[str]:
+        """What the terms read of a branch."""
+        read = [
+            term.signature.quantities_of(key)
+            for term in self.terms
+            for key, name in term.branches.items()
+            if name == branch
+        ]
+        return frozenset[str]().union(*read)
 
     @property
     def _all_estimates(self) -> dict[tuple[int, str], Estimate | AutoBeta]:

@@ -14,13 +14,18 @@ from mmalign import losses
 from mmalign.types import CANDIDATES, CHOSEN, REJECTED, SAMPLE, BranchScores, Scores
 
 GOLD = "gold"
-BRANCH_KEYS = (CHOSEN, REJECTED, GOLD, CANDIDATES, SAMPLE)
+CHOSEN_OTHER, REJECTED_OTHER = "chosen_other", "rejected_other"
+"""The same responses with other pictures."""
+BRANCH_KEYS = (CHOSEN, REJECTED, CHOSEN_OTHER, REJECTED_OTHER, GOLD, CANDIDATES, SAMPLE)
 ROW_FIELDS = frozenset({"preference", "margin", "labels", "desirable"})
 REQUIRED = inspect.Parameter.empty
 
 # Tensor argument -> (branch key, what is read from that branch's scores).
-_PREFIXES = {f"{key}_": key for key in (CHOSEN, REJECTED, GOLD)} | {"candidate_": CANDIDATES, "": SAMPLE}
-_QUANTITIES = ("logratio", "logp", "mean_logp", "length", "gap", "score")
+_SIDES = (CHOSEN, REJECTED, CHOSEN_OTHER, REJECTED_OTHER, GOLD)
+_PREFIXES = {f"{key}_": key for key in _SIDES} | {"candidate_": CANDIDATES, "": SAMPLE}
+# held: logp as a constant. token_kl: KL(reference || policy) of the next token, summed over the response.
+_QUANTITIES = ("logratio", "logp", "mean_logp", "length", "gap", "score", "held", "token_kl")
+_OF_REFERENCE = ("logratio", "ref_logp", "gap", "token_kl")
 ARGUMENTS: dict[str, tuple[str, str]] = {
     f"{prefix}{quantity}": (key, quantity) for prefix, key in _PREFIXES.items() for quantity in _QUANTITIES
 } | {f"ref_{prefix}logp": (key, "ref_logp") for prefix, key in _PREFIXES.items()}
@@ -54,6 +59,8 @@ class LossSignature:
     def branch_keys(self) -> tuple[str, ...]:
         """The branch keys that a term of this loss may have, in a fixed order."""
         used = {ARGUMENTS[name][0] for name in self.tensors if name in ARGUMENTS}
+        # What is told of a side beside its score (chosen_std) is missing where that side is.
+        used |= {key for key in (CHOSEN, REJECTED) if any(name.startswith(f"{key}_") for name in self.extras)}
         return tuple(key for key in BRANCH_KEYS if key in used)
 
     @property
@@ -64,12 +71,16 @@ class LossSignature:
     @property
     def needs_reference(self) -> bool:
         """Whether any tensor comes from the reference."""
-        return any(ARGUMENTS[name][1] in ("logratio", "ref_logp", "gap") for name in self.tensors if name in ARGUMENTS)
+        return any(ARGUMENTS[name][1] in _OF_REFERENCE for name in self.tensors if name in ARGUMENTS)
 
     @property
     def reads_rewards(self) -> bool:
         """Whether any tensor is the score of a reward model (``chosen_score``), which only reward models give."""
         return any(ARGUMENTS[name][1] == "score" for name in self.tensors if name in ARGUMENTS)
+
+    def quantities_of(self, key: str) -> frozenset[str]:
+        """What is read from the branch that ``key`` stands for: ``logratio``, ``held``, ..."""
+        return frozenset(ARGUMENTS[name][1] for name in self.tensors if name in ARGUMENTS and ARGUMENTS[name][0] == key)
 
     @property
     def extras(self) -> tuple[str, ...]:
@@ -109,7 +120,9 @@ def _read_score(branch: BranchScores, quantity: str, mean: bool) -> Tensor:
         if branch.gap is None:
             raise ValueError("asks for the gap between predictions of policy and reference, which these scores lack")
         return branch.gap
-    value = branch.ref_logp if quantity == "ref_logp" else getattr(branch, quantity)
+    value = getattr(branch, quantity)
+    if value is None and quantity == "token_kl":
+        raise ValueError("asks for the KL of each token's distribution, which only vision-language models give")
     if value is None:
         raise ValueError("asks for reference scores: pass a reference to adapter.score(...)")
     return value / length if mean else value

@@ -153,7 +153,7 @@ def _refused_values(
     if config.get("beta") == AUTO:
         keywords["beta"] = config["beta_start"]
     lists = {tensor for tensor in signature.tensors if tensor.startswith("candidate_") or tensor == "labels"}
-    lists |= {tensor for tensor in signature.tensors if tensor.endswith(("_features", "_point"))}
+    lists |= {tensor for tensor in signature.tensors if tensor.endswith(("_features", "_point")) or "part" in tensor}
     zeros = {tensor: torch.zeros((2, 2) if tensor in lists else (2,)) for tensor in signature.tensors}
     if "desirable" in zeros:
         zeros["desirable"] = zeros["desirable"].bool()

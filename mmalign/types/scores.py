@@ -42,12 +42,19 @@ class BranchScores:
 
     ``mean_logp`` is ``logp / length``; for diffusion both are the same and ``length`` is 1. ``gap``, of diffusion and
     flow models with a reference, is the mean squared difference between the predictions of policy and reference.
+    ``token_kl``, of vision-language models where a loss asks for it, sums KL(reference || policy) over the tokens.
     """
 
     logp: Float[Tensor, " batch"]
     ref_logp: Float[Tensor, " batch"] | None = None
     length: Float[Tensor, " batch"] | None = None
     gap: Float[Tensor, " batch"] | None = None
+    token_kl: Float[Tensor, " batch"] | None = None
+
+    @property
+    def held(self) -> Tensor:
+        """The policy's logp as a constant."""
+        return self.logp.detach()
 
     @property
     def logratio(self) -> Tensor:

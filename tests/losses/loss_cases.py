@@ -235,6 +235,51 @@ def dspo_slope(row, beta):
     return {"chosen_logp": -2.0, "chosen_logratio": 2 * k + outer, "rejected_logratio": -outer, "chosen_gap": k**2 - k}
 
 
+def chip_margin(row, token_weight):
+    seen = row["chosen_logratio"] - row["chosen_other_logratio"]
+    return h(row) + seen - token_weight * (row["rejected_token_kl"] - row["chosen_token_kl"])
+
+
+def chip(row, beta, token_weight):
+    return -ls(beta * chip_margin(row, token_weight))
+
+
+def chip_slope(row, beta, token_weight):
+    value = -beta * sigma(-beta * chip_margin(row, token_weight))
+    return {
+        "chosen_logratio": 2 * value,
+        "rejected_logratio": -value,
+        "chosen_other_logratio": -value,
+        "rejected_token_kl": -token_weight * value,
+    }
+
+
+def v_dpo_margin(row, guidance):
+    """The guided log-probs minus the reference's, each from the numbers that the adapter gives."""
+    sides = {}
+    for side in ("chosen", "rejected"):
+        reference = row[f"{side}_logp"] - row[f"{side}_logratio"]
+        guided = guidance * row[f"{side}_logp"] - (guidance - 1) * row[f"{side}_other_held"]
+        sides[side] = guided - reference
+    return sides["chosen"] - sides["rejected"]
+
+
+def v_dpo(row, beta, guidance):
+    return -ls(beta * v_dpo_margin(row, guidance))
+
+
+def v_dpo_slope(row, beta, guidance):
+    """By log-ratio and by logp, which the same log-prob moves together: guidance times in all."""
+    value = -beta * sigma(-beta * v_dpo_margin(row, guidance))
+    of_logp = (guidance - 1) * value
+    return {
+        "chosen_logratio": value,
+        "rejected_logratio": -value,
+        "chosen_logp": of_logp,
+        "rejected_logp": -of_logp,
+    }
+
+
 def triple_slope(row, beta, alpha, gamma):
     value = -beta * sigma(gamma - beta * (row["chosen_logp"] - row["rejected_logp"]))
     return {"chosen_logp": value, "rejected_logp": -value, "gold_mean_logp": -alpha}

@@ -3,5 +3,6 @@
 from loss_cases import Case
 from loss_table_others import OTHERS
 from loss_table_pairwise import PAIRWISE
+from loss_table_visual import VISUAL
 
-CASES: dict[str, Case] = PAIRWISE | OTHERS
+CASES: dict[str, Case] = PAIRWISE | OTHERS | VISUAL
