@@ -13,7 +13,7 @@ from app.sources import Picture
 
 
 def build(ctx: Context) -> None:
-    """``/voter``, ``/battle``, ``/vote``, ``/rank`` and ``/leaderboard``, inside of the page's Blocks."""
+    """``/voter``, ``/battle``, ``/vote``, ``/rank`` (of pictures) and ``/leaderboard``, inside of the page's Blocks."""
 
     def voter(request: gr.Request) -> str:
         """A pass for a new voter, to be sent with every call."""
@@ -22,12 +22,13 @@ def build(ctx: Context) -> None:
             return ctx.arena.new_voter()
 
     def battle(voter: str, form: str, request: gr.Request) -> dict:
-        """A blind battle: id, prompt, and the pictures as data URIs, in the order of the screen."""
+        """A blind battle: id, prompt, and the pictures as data URIs, or the answers, in the order of the screen."""
         with explained():
             ctx.count(ctx.votes, request)
             shown = ctx.arena.next(voter, form)
         images = [data_uri(Picture(image, "", shown.prompt, 0)) for image in shown.images]
-        return {"id": shown.battle_id, "prompt": shown.prompt, "form": shown.form, "images": images}
+        battle = {"id": shown.battle_id, "prompt": shown.prompt, "form": shown.form, "images": images}
+        return battle | ({"answers": list(shown.answers)} if shown.answers else {})
 
     def vote(
         voter: str,
@@ -56,7 +57,8 @@ def build(ctx: Context) -> None:
     gr.api(voter, api_name="voter")
     gr.api(battle, api_name="battle", concurrency_id="battles", concurrency_limit=4)
     gr.api(vote, api_name="vote", concurrency_limit=8)
-    gr.api(rank, api_name="rank", concurrency_limit=8)
+    if "ranking" in ctx.arena.sides.forms:
+        gr.api(rank, api_name="rank", concurrency_limit=8)
     gr.api(board, api_name="leaderboard", concurrency_limit=2)
 
 

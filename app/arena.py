@@ -1,41 +1,41 @@
 """What the Arena tab does: blind battles issued by the server, votes on disk before they are confirmed, the reveal."""
 
 import hmac
-import random
 import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
 from app import validation
+from app.answers import AnswerSource
 from app.gallery import open_picture
 from app.matching import Matching
+from app.sides import Form, sides_of
 from app.sources import Picture, Request, Source
 from mmalign.arena import TAGS, Ballot, Battle, Receipt, Side, VoteStore
 
-Form = Literal["pair", "ranking"]
-FORMS = ("pair", "ranking")
 IN_A_RANKING = 4
-ATTEMPTS = 8
 YES_NO = {"yes": True, "no": False, None: None, "": None}
-_PROVENANCE = {entry.name for entry in fields(Side)} - {"model", "prompt", "file", "image_sha256", "seed", "extras"}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a voter may see before the vote: the id, the prompt, and pictures without a word on where they come from."""
+    """What a voter may see before the vote: the id, the prompt, and pictures without a word on where they come from.
+
+    Of a battle of answers the one picture that they are about, and the ``answers`` as they stand on the screen.
+    """
 
     battle_id: str
     prompt: str
     form: Form
     images: tuple[Image.Image, ...]
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class Revealed:
 class Arena:
     """Battles between the models of ``source``, kept in ``store``; pictures lie under ``folder`` by their digest.
 
-    Models are drawn by :class:`app.matching.Matching`, prompts and seeds uniformly, and all sides of a pair share the
-    seed: what differs is the model. ``sampled`` gives steps, guidance and LoRA scale. ``ahead`` battles of each asked
-    form are made in the background, so that the next one is there at once. ``catch_rate``: see ``Matching``.
+    Models are drawn by :class:`app.matching.Matching`, prompts and seeds (or questions and pictures) uniformly: see
+    :mod:`app.sides`. ``sampled`` gives steps, guidance and LoRA scale. ``ahead`` battles of each asked form are made in
+    the background, so that the next one is there at once. ``catch_rate``: see ``Matching``.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: Source | AnswerSource,
         store: VoteStore,
         folder: Path,
         *,
@@ -68,13 +68,13 @@ class Arena:
         catch_rate: float = 0.0,
     ) -> None:
         self.source, self.store, self.folder, self.ahead = source, store, folder, ahead
-        self.generation = sampled or Request("", (0,))
-        self.matching = Matching({name: self._player(name) for name in source.names}, store, catch_rate=catch_rate)
         folder.mkdir(parents=True, exist_ok=True)
-        self._draw = random.SystemRandom()
+        self.sides = sides_of(source, folder, sampled)
+        players = {name: self.sides.player(name) for name in source.names}
+        self.matching = Matching(players, store, catch_rate=catch_rate)
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="arena")
-        self._ready: dict[str, list[Future[Battle]]] = {form: [] for form in FORMS}
+        self._ready: dict[str, list[Future[Battle]]] = {form: [] for form in self.sides.forms}
         self._images: OrderedDict[str, Image.Image] = OrderedDict()
 
     def new_voter(self) -> str:
@@ -92,7 +92,7 @@ class Arena:
     def next(self, token: Any, form: Any = "pair") -> Shown:
         """A battle issued to this voter alone."""
         voter = self.check_voter(token)
-        form = validation.check_choice(form, "form", FORMS)
+        form = validation.check_choice(form, "form", self.sides.forms)
         battle = self.matching.catch(voter) if form == "pair" else None
         if battle is None:
             with self._lock:
@@ -100,7 +100,10 @@ class Arena:
             battle = self._make(form) if ready is None else ready.result()
         battle_id = self.store.open_battle(battle, voter=voter)
         self.preload(form)
-        return Shown(battle_id, battle.prompt, form, tuple(self._image(side) for side in battle.shown))
+        if battle.kind == "pictures":
+            return Shown(battle_id, battle.prompt, form, tuple(self._image(side) for side in battle.shown))
+        answers = tuple(side.answer or "" for side in battle.shown)
+        return Shown(battle_id, battle.prompt, form, (self._image(battle.left),), answers)
 
     def preload(self, form: Form = "pair") -> None:
         """Have ``ahead`` battles made in the background."""
@@ -131,54 +134,16 @@ class Arena:
         return self.store.pseudonym(f"pass for {name}")
 
     def _make(self, form: Form) -> Battle:
-        """A battle whose pictures are not all the same. The models are drawn once: their chance is kept with them."""
+        """A battle whose sides do not all show the same. The models are drawn once: their chance is kept with them."""
         drawn = self.matching.draw(2 if form == "pair" else IN_A_RANKING)
-        for _ in range(ATTEMPTS):
-            sides = [self._side(model, seed, prompt) for model, seed, prompt in self._with_seeds(drawn.models)]
-            if len({side.image_sha256 for side in sides}) > 1:
+        for _ in range(self.sides.attempts):
+            sides = self.sides.of(drawn.models)
+            if len({side.shows for side in sides}) > 1:
                 return Battle(tuple(sides), seed=drawn.seed, policy=drawn.policy, propensity=drawn.propensity)
-        names = " and ".join(dict.fromkeys(drawn.models))
-        raise ValueError(f"{names} made the same picture {ATTEMPTS} times in a row; are they the same model?")
-
-    def _player(self, model: str) -> str:
-        """The name of ``model`` on the board, which tells its weights from others under the same name."""
-        return Side(model, "", "none", "0" * 64, **self.source.weights(model, self.generation)).player
-
-    def _with_seeds(self, models: Sequence[str]) -> list[tuple[str, int, str]]:
-        """(model, seed, prompt): one seed for all, and another one each time that a model comes again."""
-        rounds = max(models.count(model) for model in models)
-        prompts = [prompt for prompt in self.source.prompts() if self._enough_seeds(prompt, rounds)]
-        if not prompts:
-            raise ValueError(f"no prompt of the gallery has {rounds} seeds; generate more, or compare pairs")
-        prompt = self._draw.choice(prompts)
-        if self.source.live:
-            seeds = [self._draw.randrange(validation.HIGHEST_SEED) for _ in range(rounds)]
-        else:
-            seeds = self._draw.sample(self.source.seeds(prompt), rounds)
-        counts = dict.fromkeys(models, 0)
-        placed = []
-        for model in models:
-            placed.append((model, seeds[counts[model]], prompt))
-            counts[model] += 1
-        return placed
-
-    def _enough_seeds(self, prompt: str, rounds: int) -> bool:
-        return self.source.live or len(self.source.seeds(prompt)) >= rounds
-
-    def _side(self, model: str, seed: int, prompt: str) -> Side:
-        wanted = self.generation
-        request = Request(prompt, (seed,), "", wanted.steps, wanted.guidance, wanted.lora_scale)
-        picture = self.source.sample(model, request)[0]
-        png, digest = picture.png, picture.sha256
-        file = self.folder / f"{digest}.png"
-        if not file.is_file():
-            unfinished = file.with_name(f"{digest}.{secrets.token_hex(4)}.unfinished")
-            unfinished.write_bytes(png)
-            unfinished.replace(file)
-        known = {name: value for name, value in picture.provenance.items() if name in _PROVENANCE}
-        rest = {name: value for name, value in picture.provenance.items() if name not in _PROVENANCE}
-        plain = {name: value for name, value in rest.items() if value is None or isinstance(value, str | int | float)}
-        return Side(model, prompt, str(file), digest, seed=seed, extras=plain, **known)
+        names, what = " and ".join(dict.fromkeys(drawn.models)), "made the same picture"
+        if self.sides.kind == "answers":
+            what = "gave the same answer"
+        raise ValueError(f"{names} {what} {self.sides.attempts} times in a row; are they the same model?")
 
     def _image(self, side: Side) -> Image.Image:
         with self._lock:

@@ -2,30 +2,40 @@
 
 from collections.abc import Sequence
 
+from app.answers_tab import paragraph
 from app.arena import Revealed
 from app.markup import text
 from mmalign.arena import Ballot, Side
 
+_ASKED = {
+    "pair": "Which picture is better for",
+    "ranking": "Order these from best to worst for",
+    "answers": "Which answer is better, looking at the picture, to",
+}
 _KEYS = (
-    ("← ↓ →", "left, tie, right"),
-    ("Q A", "left acceptable or not"),
-    ("O L", "right acceptable or not"),
-    ("1 – 4, U", "order four, undo"),
-    ("S", "skip"),
-    ("Enter", "submit, next"),
+    ("pair", "← ↓ →", "left, tie, right"),
+    ("pair", "Q A", "left acceptable or not"),
+    ("pair", "O L", "right acceptable or not"),
+    ("ranking", "1 – 4, U", "order four, undo"),
+    ("pair", "S", "skip"),
+    ("pair", "Enter", "submit, next"),
 )
 
 
-def keys() -> str:
-    """The shortcuts, on screens that have a keyboard."""
-    each = "".join(f"<span><kbd>{text(key)}</kbd> {text(what)}</span>" for key, what in _KEYS)
+def keys(forms: Sequence[str]) -> str:
+    """The shortcuts of ``forms``, on screens that have a keyboard."""
+    each = "".join(f"<span><kbd>{text(key)}</kbd> {text(what)}</span>" for form, key, what in _KEYS if form in forms)
     return f'<div class="keys" aria-label="Keyboard shortcuts">{each}</div>'
 
 
 def prompt(words: str, form: str) -> str:
-    """What the pictures should show, and what is asked."""
-    asked = "Which picture is better for" if form == "pair" else "Order these from best to worst for"
-    return f'<div class="prompt-card" id="battle-prompt"><small>{asked}</small>{text(words)}</div>'
+    """The prompt, or the question, and what is asked of the voter; ``form``: pair, ranking or answers."""
+    return f'<div class="prompt-card" id="battle-prompt"><small>{_ASKED[form]}</small>{text(words)}</div>'
+
+
+def answer(words: str) -> str:
+    """An answer without a name."""
+    return f'<section class="answer">{paragraph(text(words))}</section>'
 
 
 def revealed_name(side: Side, ballot: Ballot, place: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from app import arena_markup, markup, validation
+from app.answers_tab import asked_picture
 from app.arena import IN_A_RANKING, Revealed, Shown, read_ballot, read_ranking
 from app.compare import archive
 from app.context import Context, explained, new_file
@@ -24,27 +25,44 @@ def build(ctx: Context, tab: gr.Tab) -> dict[str, Any]:
         "battle": gr.State(""),
         "order": gr.State([]),
     }
-    ui["mode"] = gr.Radio(list(MODES), value=next(iter(MODES)), show_label=False, container=False, elem_id="arena-mode")
-    ui["prompt"] = gr.HTML(markup.empty("A blind comparison", "Two pictures, no names. Open the tab to begin."))
-    _pictures(ui)
+    forms = ctx.arena.sides.forms
+    modes = [name for name, form in MODES.items() if form in forms]
+    ui["mode"] = gr.Radio(
+        modes, value=modes[0], show_label=False, container=False, visible=len(modes) > 1, elem_id="arena-mode"
+    )
+    ui["prompt"] = gr.HTML(markup.empty("A blind comparison", "Two sides, no names. Open the tab to begin."))
+    _pair(ui, ctx.arena.sides.kind)
+    _four(ui)
+    with gr.Accordion("Say why (optional)", open=False, visible=False) as ui["why"]:
+        ui["tags"] = gr.CheckboxGroup(list(TAGS), label="What decided", elem_id="tags")
+        ui["reasons"] = gr.Textbox("", label="In your words", max_length=validation.LONGEST_PROMPT, lines=2)
+    ui["skip"] = gr.Button("Skip this one", size="sm", visible=False, elem_id="skip-pair")
     ui["receipt"] = gr.HTML(elem_id="receipt")
     with gr.Row():
         ui["next"] = gr.Button("Next", variant="primary", visible=False, elem_id="next-pair")
         ui["download"] = gr.DownloadButton("Pictures with what made them", visible=False, elem_id="arena-download")
-    gr.HTML(arena_markup.keys())
+    gr.HTML(arena_markup.keys(forms))
     _wire(ctx, ui, tab)
     return ui
 
 
-def _pictures(ui: dict[str, Any]) -> None:
-    common = {"format": "png", "type": "pil", "show_label": False, "buttons": ["fullscreen"], "interactive": False}
+def _picture(elem_id: str, alt_text: str) -> gr.Image:
+    how = {"format": "png", "type": "pil", "show_label": False, "buttons": ["fullscreen"], "interactive": False}
+    return gr.Image(**how, elem_id=elem_id, elem_classes="picture", alt_text=alt_text)
+
+
+def _pair(ui: dict[str, Any], kind: str) -> None:
+    """Two pictures, or two answers below the picture that they are about; what is asked, and the buttons."""
     with gr.Column(visible=False) as ui["pair"]:
-        with gr.Row(elem_classes="pair"):
+        if kind == "answers":
+            ui["asked"] = asked_picture("arena-asked", alt_text="the picture that the question is about")
+        with gr.Row(elem_classes=["pair", kind]):
             for name in PAIR_SLOTS:
                 with gr.Column(min_width=150):
-                    ui[f"image_{name}"] = gr.Image(
-                        **common, elem_id=f"arena-{name}", elem_classes="picture", alt_text=f"the {name} picture"
-                    )
+                    if kind == "answers":
+                        ui[f"side_{name}"] = gr.HTML(elem_id=f"arena-{name}")
+                    else:
+                        ui[f"side_{name}"] = _picture(f"arena-{name}", f"the {name} picture")
                     ui[f"name_{name}"] = gr.HTML(elem_id=f"reveal-{name}")
                     ui[f"ok_{name}"] = gr.Radio(
                         OKS, value=None, label=f"Is the {name} one acceptable?", elem_id=f"{name}-ok", elem_classes="ok"
@@ -53,23 +71,21 @@ def _pictures(ui: dict[str, Any]) -> None:
             ui["vote_left"] = gr.Button("← Left is better", elem_id="vote-left", min_width=100)
             ui["vote_tie"] = gr.Button("Tie", elem_id="vote-tie", min_width=70)
             ui["vote_right"] = gr.Button("Right is better →", elem_id="vote-right", min_width=100)
+
+
+def _four(ui: dict[str, Any]) -> None:
+    """Four pictures, a button to pick each, and the order so far."""
     with gr.Column(visible=False) as ui["four"]:
         with gr.Row(elem_classes="four"):
             for place in range(IN_A_RANKING):
                 with gr.Column(min_width=140):
-                    ui[f"image_{place}"] = gr.Image(
-                        **common, elem_id=f"arena-{place}", elem_classes="picture", alt_text=f"picture {place + 1}"
-                    )
+                    ui[f"side_{place}"] = _picture(f"arena-{place}", f"picture {place + 1}")
                     ui[f"pick_{place}"] = gr.Button(f"Pick ({place + 1})", elem_id=f"pick-{place}", size="sm")
                     ui[f"name_{place}"] = gr.HTML()
         ui["places"] = gr.HTML(elem_classes="places")
         with gr.Row() as ui["ranking_buttons"]:
             ui["undo"] = gr.Button("Undo", elem_id="undo-pick", min_width=80)
             ui["submit"] = gr.Button("Submit the order", variant="primary", interactive=False, elem_id="submit-order")
-    with gr.Accordion("Say why (optional)", open=False, visible=False) as ui["why"]:
-        ui["tags"] = gr.CheckboxGroup(list(TAGS), label="What decided", elem_id="tags")
-        ui["reasons"] = gr.Textbox("", label="In your words", max_length=validation.LONGEST_PROMPT, lines=2)
-    ui["skip"] = gr.Button("Skip this one", size="sm", visible=False, elem_id="skip-pair")
 
 
 def next_battle(ctx: Context, token: Any, mode: Any, request: Any) -> tuple[str, Shown]:
@@ -135,13 +151,13 @@ def _wire(ctx: Context, ui: dict[str, Any], tab: gr.Tab) -> None:
 
 
 def before(shown: Shown) -> dict[str, Any]:
-    """What the components show for a battle that is open: pictures, and nothing on where they come from."""
+    """What the components show for a battle that is open: pictures or answers, and nothing on where they come from."""
     tiny = ["picture", "tiny"] if max(shown.images[0].size) < 256 else ["picture"]
     pair = shown.form == "pair"
     updates: dict[str, Any] = {
         "battle": shown.battle_id,
         "order": [],
-        "prompt": arena_markup.prompt(shown.prompt, shown.form),
+        "prompt": arena_markup.prompt(shown.prompt, "answers" if shown.answers else shown.form),
         "pair": gr.update(visible=pair),
         "four": gr.update(visible=not pair),
         "buttons": gr.update(visible=pair),
@@ -157,8 +173,12 @@ def before(shown: Shown) -> dict[str, Any]:
         "receipt": "",
     }
     slots: Any = PAIR_SLOTS if pair else range(IN_A_RANKING)
-    for slot, image in zip(slots, shown.images, strict=True):
-        updates[f"image_{slot}"] = gr.update(value=image, elem_classes=tiny)
+    if shown.answers:
+        updates["asked"] = gr.update(value=shown.images[0], elem_classes=[*tiny, "asked"])
+    for slot, side in zip(slots, shown.answers or shown.images, strict=True):
+        updates[f"side_{slot}"] = (
+            arena_markup.answer(side) if isinstance(side, str) else gr.update(value=side, elem_classes=tiny)
+        )
         updates[f"name_{slot}"] = ""
         updates[f"ok_{slot}"] = gr.update(value=None, interactive=True)
         updates[f"pick_{slot}"] = gr.update(value=f"Pick ({slot + 1})" if not pair else "", interactive=True)

@@ -39,12 +39,13 @@ def findings(ctx: Context, *, style: bool = False) -> Findings:
     trained do not score either. ``ValueError`` where no vote is left to compare models.
     """
     store = ctx.arena.store
-    votes, hold_out = list(store.votes()), recorded_hold_out(store)
+    votes, hold_out = votes_of(ctx), recorded_hold_out(store)
     data = comparisons_of(votes, style=_style(ctx, votes) if style else None, hold_out=hold_out)
     if hold_out is not None and not len(data):
+        units = hold_out.units(ctx.arena.sides.kind)
         raise ValueError(
-            f"Votes were exported for training, and none is on a held-out {hold_out.by} yet. Vote on: a hash holds out "
-            f"{hold_out.share:.0%} of all {hold_out.by}s; where there are few of them, that may be none."
+            f"Votes were exported for training, and none is on held-out {units} yet. Vote on: a hash holds out "
+            f"{hold_out.share:.0%} of all {units}; where there are few of them, that may be none."
         )
     board = leaderboard(data)
     several = len(board.components[0]) > 1
@@ -52,11 +53,16 @@ def findings(ctx: Context, *, style: bool = False) -> Findings:
     return Findings(board, flips, agreement(votes), hold_out)
 
 
+def votes_of(ctx: Context) -> list[Vote]:
+    """The votes on what this app compares: pictures, or answers. One store may hold both."""
+    return [vote for vote in ctx.arena.store.votes() if vote.battle.kind == ctx.arena.sides.kind]
+
+
 def _style(ctx: Context, votes: Sequence[Vote]) -> dict[str, dict[str, float]]:
-    """Measures of every picture, each picture measured once while the app runs."""
+    """Measures of every picture or answer, each measured once while the app runs."""
     with _LOCK:
         known = ctx.styles
-        new = [vote for vote in votes if any(side.image_sha256 not in known for side in vote.battle.sides)]
+        new = [vote for vote in votes if any(side.shows not in known for side in vote.battle.sides)]
         try:
             known.update(measure_style(new, ctx.arena.store.path.parent))
         except ValueError as error:

@@ -6,14 +6,19 @@ from typing import Any
 import gradio as gr
 
 from app import markup, validation
-from app.board import Findings, findings
+from app.board import Findings, findings, votes_of
 from app.context import Context, explained
 from app.markup import text
 from mmalign.arena import Agreement, Flip, HoldOut
 from mmalign.arena.agreement import Rater
+from mmalign.arena.battle import Kind
 from mmalign.arena.board import Board, Effect, Standing
 
 STYLES = {"As voted": False, "Allowing for style": True}
+STYLE_IS = {
+    "pictures": "Brightness, contrast, saturation and sharpness: a model that only turns them up should not win.",
+    "answers": "The length of an answer: a model that only says more should not win.",
+}
 RATERS = 20
 
 
@@ -23,7 +28,7 @@ def build(ctx: Context, tab: gr.Tab) -> None:
         list(STYLES),
         value=next(iter(STYLES)),
         label="Strengths",
-        info="Style is brightness, contrast, saturation and sharpness: a model that only turns them up should not win.",
+        info=STYLE_IS[ctx.arena.sides.kind],
         elem_id="board-style",
     )
     shown = gr.HTML(markup.empty("No board yet", "It is drawn from the votes of the Arena."), elem_id="board")
@@ -44,16 +49,15 @@ def build(ctx: Context, tab: gr.Tab) -> None:
 
 def page_of(ctx: Context, *, style: bool = False) -> str:
     """The board as HTML, or why there is none."""
-    counts = ctx.arena.store.counts()
     try:
-        return board_page(findings(ctx, style=style))
+        return board_page(findings(ctx, style=style), ctx.arena.sides.kind)
     except ValueError as error:
-        if counts["votes"]:
+        if votes_of(ctx):
             return markup.empty("No board from these votes", str(error))
         return markup.empty("No votes yet", "Vote in the Arena; each vote is on disk before it is confirmed.")
 
 
-def board_page(found: Findings) -> str:
+def board_page(found: Findings, kind: Kind) -> str:
     """Numbers, the honest sentences, standings, who beat whom, what else voters went by, and the voters."""
     board = found.board
     numbers = [
@@ -62,7 +66,7 @@ def board_page(found: Findings) -> str:
         ("comparisons", f"{board.comparisons}"),
         ("a tie of two equals", "none seen" if board.tie_probability is None else f"{board.tie_probability:.0%}"),
     ]
-    sentences = [*_training(found.hold_out), *board.notes]
+    sentences = [*_training(found.hold_out, kind), *board.notes]
     notes = "".join(f"<li>{text(note)}.</li>" for note in sentences)
     honest = f'<div class="notice" role="note"><b>Before quoting a rank</b><ul>{notes}</ul></div>' if notes else ""
     return (
@@ -79,10 +83,10 @@ def board_page(found: Findings) -> str:
     )
 
 
-def _training(hold_out: HoldOut | None) -> list[str]:
+def _training(hold_out: HoldOut | None, kind: Kind) -> list[str]:
     if hold_out is None:
         return []
-    return [f"votes were exported for training, so only those on held-out {hold_out.by}s score from now on"]
+    return [f"votes were exported for training, so only those on held-out {hold_out.units(kind)} score from now on"]
 
 
 def standings(board: Board) -> str:

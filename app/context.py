@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from app.answers import AnswerSource
 from app.arena import Arena
 from app.compare import Kept
 from app.limits import Jobs, RateLimit, visitor_of
@@ -27,7 +28,7 @@ QUEUE = 64
 class Context:
     """One running app. Limits count per visitor: who is logged in, or else the address."""
 
-    source: Source
+    source: Source | AnswerSource
     scorers: Scorers
     arena: Arena
     behind_proxy: bool = False

@@ -8,15 +8,16 @@ from typing import Any
 
 from PIL import Image
 
-from app import validation
+from app import board, validation
 from app.context import Context, new_file
 from app.gallery import open_picture
 from mmalign.arena import Vote
-from mmalign.arena.export import FORMS, Export, export_votes
+from mmalign.arena.export import FORMS_OF, Export, export_votes
 from mmalign.pictures import grid
 
 PAGE = 50
 ON_SHEET = 12
+TIES = {"left out": "drop", "kept as labels of one half": "soft"}
 OUTCOMES = ("all", "decided", "ties", "both bad", "rankings")
 
 
@@ -26,7 +27,7 @@ def votes_of(ctx: Context, words: Any, model: Any, outcome: Any) -> list[Vote]:
         lambda: validation.check_prompt(words if words is not None else "", "search", empty=True),
         lambda: validation.check_choice(outcome, "outcome", OUTCOMES),
     )
-    votes = list(ctx.arena.store.votes())
+    votes = board.votes_of(ctx)
     if model is not None:
         validation.check_choice(model, "model", models_of(votes))
     kept = [vote for vote in votes if words.lower() in vote.battle.prompt.lower() and _is(vote, outcome)]
@@ -64,8 +65,8 @@ def flags(vote: Vote) -> str:
 
 
 def contact_sheet(votes: Sequence[Vote]) -> Image.Image | None:
-    """The pictures of the first votes, best first where that was said; None without votes."""
-    pairs = [vote for vote in votes if vote.battle.form == "pair"][:ON_SHEET]
+    """The pictures of the first votes on two, best first where that was said; None without such votes."""
+    pairs = [vote for vote in votes if vote.battle.form == "pair" and vote.battle.kind == "pictures"][:ON_SHEET]
     if not pairs:
         return None
     rows = []
@@ -80,11 +81,17 @@ def contact_sheet(votes: Sequence[Vote]) -> Image.Image | None:
     )
 
 
-def export(ctx: Context, form: Any) -> tuple[Path, Export]:
-    """Write what may train, keep it beside the store, and give a copy to download; ``ValueError`` where one may not."""
-    form = validation.check_choice(form, "form", FORMS)
+def export(ctx: Context, form: Any, ties: Any = "drop") -> tuple[Path, Export]:
+    """Write what may train, keep it beside the store, and give a copy to download; ``ValueError`` where one may not.
+
+    ``ties``: "drop" them, or keep them as "soft" labels of one half.
+    """
+    form, ties = validation.together(
+        lambda: validation.check_choice(form, "form", FORMS_OF[ctx.arena.sides.kind]),
+        lambda: validation.check_choice(ties, "ties", TIES.values()),
+    )
     if not ctx.may_export:
         raise ValueError("this app is open to everybody, and exporting marks votes: export where the store is")
     folder = ctx.arena.store.path.parent / "exports"
-    done = export_votes(ctx.arena.store, folder / f"{form}-{secrets.token_hex(4)}.parquet", form=form)
+    done = export_votes(ctx.arena.store, folder / f"{form}-{secrets.token_hex(4)}.parquet", form=form, ties=ties)
     return Path(shutil.copy(done.file, new_file(done.file.name))), done

@@ -7,7 +7,8 @@ import gradio as gr
 from app import dataset, markup
 from app.context import Context, explained
 from app.markup import text
-from mmalign.arena.export import FORMS, LEFT_OUT, Export
+from mmalign.arena import HoldOut
+from mmalign.arena.export import FORMS, FORMS_OF
 
 ANY = "any model"
 
@@ -19,7 +20,7 @@ def build(ctx: Context, tab: gr.Tab) -> None:
         model = gr.Dropdown([ANY, *ctx.source.names], value=ANY, label="Model", elem_id="dataset-model")
         outcome = gr.Dropdown(list(dataset.OUTCOMES), value="all", label="Vote")
     rows = gr.HTML(markup.empty("No votes yet", "What the Arena collects is listed here."), elem_id="dataset-rows")
-    with gr.Accordion("Contact sheet", open=True):
+    with gr.Accordion("Contact sheet", open=True, visible=ctx.arena.sides.kind == "pictures"):
         sheet = gr.Image(
             format="png",
             type="pil",
@@ -31,13 +32,13 @@ def build(ctx: Context, tab: gr.Tab) -> None:
             alt_text="The pictures of the newest votes: the preferred one above the other",
         )
     gr.HTML('<h3 class="part">Export for training</h3>')
-    explain = (
-        "Exported votes train and no longer score the board; a share of the prompts is held out and never exported."
-    )
+    units = HoldOut().units(ctx.arena.sides.kind)
+    explain = f"Exported votes train and no longer score the board; a share of the {units} is held out, never exported."
     gr.HTML(f'<p class="quiet">{explain}</p>')
     with gr.Row():
-        choices = [(f"{name}: {what}", name) for name, what in FORMS.items()]
-        form = gr.Dropdown(choices, value=next(iter(FORMS)), label="Form", scale=3, elem_id="export-form")
+        choices = [(f"{name}: {FORMS[name]}", name) for name in FORMS_OF[ctx.arena.sides.kind]]
+        form = gr.Dropdown(choices, value=choices[0][1], label="Form", scale=3, elem_id="export-form")
+        ties = gr.Dropdown(list(dataset.TIES.items()), value="drop", label="Ties", scale=2, elem_id="export-ties")
         button = gr.Button("Export", variant="primary", scale=1, interactive=ctx.may_export, elem_id="export")
     told = gr.HTML(elem_id="exported")
     file = gr.DownloadButton("Download the file", visible=False, elem_id="export-download")
@@ -53,30 +54,23 @@ def build(ctx: Context, tab: gr.Tab) -> None:
         update = gr.update(choices=models, value=chosen)
         return [rows_of(votes), gr.update(value=picture, visible=picture is not None), update]
 
-    def on_export(form: Any, request: gr.Request) -> list[Any]:
+    def on_export(form: Any, ties: Any, request: gr.Request) -> list[Any]:
         with explained():
             ctx.count(ctx.generations, request)
-            path, done = dataset.export(ctx, form)
-        words = "<br>".join(text(line) for line in told_of(done))
+            path, done = dataset.export(ctx, form, ties)
+        words = "<br>".join(f"{text(line)}." for line in done.told())
         return [
             f'<div class="receipt" role="status">{words}</div>',
             gr.update(value=str(path), label=f"Download {path.name}", visible=True),
         ]
 
     filters, outputs = [words, model, outcome], [rows, sheet, model]
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "preprocess": False}
     tab.select(on_show, filters, outputs, **quiet)
     words.submit(on_show, filters, outputs, **quiet)
     for field in (model, outcome):
         field.input(on_show, filters, outputs, **quiet)
-    button.click(on_export, form, [told, file], concurrency_id="export", concurrency_limit=1, **quiet)
-
-
-def told_of(done: Export) -> list[str]:
-    """What was exported, without where it lies on this machine."""
-    kept = f"{done.held_out} votes on held-out {done.hold_out.by}s stay for the leaderboard."
-    left_out = [f"{number} votes {LEFT_OUT[reason]}." for reason, number in done.left_out.items()]
-    return [f"{done.rows} rows from {done.votes} votes.", kept, *left_out]
+    button.click(on_export, [form, ties], [told, file], concurrency_id="export", concurrency_limit=1, **quiet)
 
 
 def rows_of(votes: list[Any]) -> str:
@@ -86,7 +80,7 @@ def rows_of(votes: list[Any]) -> str:
     rows = [
         [
             f'<td class="player">{text(vote.battle.prompt)}</td>',
-            f"<td>{text(dataset.said(vote))}</td>",
+            f"<td>{text(dataset.said(vote))}{_answers(vote)}</td>",
             f'<td class="number">{text(dataset.flags(vote))}</td>',
             f"<td>{text(', '.join(vote.ballot.tags) or '–')}</td>",
             f'<td class="number">{"training" if vote.exported else "board"}</td>',
@@ -95,3 +89,12 @@ def rows_of(votes: list[Any]) -> str:
     ]
     more = f'<p class="quiet">The newest {dataset.PAGE} of {len(votes)}.</p>' if len(votes) > dataset.PAGE else ""
     return markup.table(["Prompt", "Vote", "Acceptable", "Tags", "Counts for"], rows) + more
+
+
+def _answers(vote: Any) -> str:
+    """The answers that were voted on, the preferred one first."""
+    sides = list(vote.battle.shown)
+    if vote.ballot.better == "right":
+        sides.reverse()
+    lines = [f"<li><b>{text(side.model)}</b> {text(side.answer)}</li>" for side in sides if side.answer is not None]
+    return f'<ul class="said">{"".join(lines)}</ul>' if lines else ""

@@ -1,6 +1,5 @@
 """Sampling the models of the settings: loaded when first needed, one request at a time, settings as given."""
 
-import hashlib
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from app.settings import Model, Settings
 from app.sources import OnStep, Picture, Request
 from app.validation import check_choice
+from app.weights import digest_of
 from mmalign.cli.sampling import Dtype, Sampler, aligned_weights
 
 MOST_LOADED = 2
@@ -31,7 +31,6 @@ class LiveSource:
         self._models = {model.name: model for model in settings.models}
         self._lock = threading.Lock()
         self._pipes: OrderedDict[str, tuple[Any, float, bool]] = OrderedDict()
-        self._hashes: dict[Path, str] = {}
         self._kept: OrderedDict[tuple[Any, ...], Picture] = OrderedDict()
 
     @property
@@ -101,14 +100,18 @@ class LiveSource:
             return pictures
 
     def weights(self, model: str, request: Request) -> dict[str, Any]:
-        """Name, digest and scale of the aligned weights; nothing of a base alone."""
+        """Digests of the base and of the aligned weights, the run's name, and the LoRA's scale."""
+        from mmalign.models import peek
+
         entry = self._models[check_choice(model, "model", self.names)]
+        info = peek(entry.base)
+        base = {"model_hash": digest_of(info.file or info.location)}
         if entry.aligned is None:
-            return {"adapter": None, "adapter_hash": None, "lora_scale": None}
+            return {**base, "adapter": None, "adapter_hash": None, "lora_scale": None}
         weights = aligned_weights(entry.aligned)
         scale = self.effective(model, request).lora_scale if _is_lora(entry) else None
         run = weights.parent.name if weights.name == "aligned" else weights.stem
-        return {"adapter": run or None, "adapter_hash": self._hash(weights), "lora_scale": scale}
+        return {**base, "adapter": run or None, "adapter_hash": digest_of(str(weights)), "lora_scale": scale}
 
     def effective(self, model: str, request: Request) -> Request:
         """The request with what the settings fix for ``model``, and without what does not reach it."""
@@ -190,17 +193,6 @@ class LiveSource:
             "negative_prompt": request.negative_prompt,
             "mmalign": mmalign.__version__,
         }
-
-    def _hash(self, weights: Path) -> str:
-        """SHA-256 over the weight files, in the order of their names."""
-        if weights not in self._hashes:
-            digest = hashlib.sha256()
-            files = [weights] if weights.is_file() else sorted(weights.rglob("*.safetensors"))
-            for file in files:
-                with file.open("rb") as opened:
-                    digest.update(hashlib.file_digest(opened, "sha256").digest())
-            self._hashes[weights] = digest.hexdigest()
-        return self._hashes[weights]
 
 
 def _is_lora(entry: Model) -> bool:

@@ -13,7 +13,7 @@ def text(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
-def hero(title: str, what: str = "Same prompt, same noise, two models") -> str:
+def hero(title: str, what: str) -> str:
     """The page's head."""
     return f'<div class="hero"><h1>mm<span>align</span></h1><p>{text(what)}: <b>{text(title)}</b></p></div>'
 

@@ -4,20 +4,26 @@ from typing import Any
 
 import gradio as gr
 
-from app import api, arena_tab, board_tab, compare_tab, dataset_tab, markup
+from app import answers_tab, api, arena_tab, board_tab, compare_tab, dataset_tab, markup
+from app.answers import AnswerSource
 from app.context import Context, session_of
 
 CACHE_SECONDS = (600, 3600)  # how often Gradio looks, and how old a picture of a past visit may get
+
+
+WHAT = {"pictures": "Same prompt, same noise, two models", "answers": "Same picture, same question, two models"}
 
 
 def build(ctx: Context) -> gr.Blocks:
     """The page, not launched."""
     blocks = gr.Blocks(title="mmalign", analytics_enabled=False, delete_cache=CACHE_SECONDS, fill_width=True)
     with blocks:
-        gr.HTML(markup.hero(ctx.source.title) + markup.notice(ctx.source.notice), elem_id="hero")
+        head = markup.hero(ctx.source.title, WHAT[ctx.arena.sides.kind])
+        gr.HTML(head + markup.notice(ctx.source.notice), elem_id="hero")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Compare", id="compare", elem_id="compare"):
-                first = compare_tab.build(ctx)
+                source = ctx.source
+                first = answers_tab.build(ctx, source) if isinstance(source, AnswerSource) else compare_tab.build(ctx)
             with gr.Tab("Arena", id="arena", elem_id="arena") as arena:
                 arena_tab.build(ctx, arena)
             with gr.Tab("Leaderboard", id="leaderboard", elem_id="leaderboard") as board:

@@ -18,15 +18,15 @@ os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="mmalign-app-")
 import gradio as gr
 from starlette.middleware import Middleware
 
-from app import answers_page, page, theme
-from app.answers import Answering, is_vlm
+from app import page, theme
+from app.answers import AnswerSource
 from app.arena import Arena
 from app.context import QUEUE, Context
 from app.gallery import GallerySource
 from app.guard import Guard
 from app.live import LiveSource
 from app.scoring import Scorers
-from app.settings import Settings, default_settings, given_settings, read_settings
+from app.settings import Settings, default_settings, given_settings, is_vlm, read_settings
 from app.sources import Request, Source
 from mmalign.arena import VoteStore
 
@@ -40,32 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     try:
         launch = launch_options(options)
-        blocks = page_of(options)
+        ctx = context(options)
     except ValueError as error:
         sys.exit(f"error: {error}")
     atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
-    start(blocks, launch)
-
-
-def page_of(options: argparse.Namespace) -> gr.Blocks:
-    """The page for what the options name: pictures of image generators, or answers of vision-language models."""
-    if options.base and is_vlm(options.base):
-        answering = Answering(options.base, options.aligned, options.pictures, options.device)
-        return answers_page.build(answering, behind_proxy=options.behind_proxy)
-    if options.pictures:
-        raise ValueError("--pictures would be ignored: it goes with --base, a vision-language model")
-    ctx = context(options)
     ctx.source.warm()
-    return page.build(ctx)
+    serve(ctx, launch)
 
 
 def serve(ctx: Context, launch: dict[str, Any]) -> tuple[Any, str, str]:
-    """Build and launch; gives Gradio's (app, address, shared address)."""
-    return start(page.build(ctx), launch)
-
-
-def start(blocks: gr.Blocks, launch: dict[str, Any]) -> tuple[Any, str, str]:
-    """Launch a page; ``ValueError`` where it would take files."""
+    """Build and launch; gives Gradio's (app, address, shared address). ``ValueError`` where it would take files."""
+    blocks = page.build(ctx)
     page.refuse_files(blocks)
     blocks.queue(max_size=QUEUE, api_open=False, default_concurrency_limit=8)
     return blocks.launch(theme=theme.theme(), css=theme.css(), head=theme.head(), **launch)
@@ -79,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--aligned", type=Path, metavar="RUN_DIR", help="output folder of a run, or a LoRA's file")
     what.add_argument("--models", type=Path, metavar="FILE", help="several models; see app/models.example.yaml")
     what.add_argument("--gallery", type=Path, nargs="+", metavar="DIR", help="folders of mmalign generate, no model")
-    what.add_argument("--pictures", type=Path, metavar="DIR", help="what a vision-language --base is asked about")
+    what.add_argument("--pictures", type=Path, metavar="DIR", help="what vision-language models are asked about")
     what.add_argument("--reward", action="append", help="reward models offered (repeatable); default: all installed")
     what.add_argument("--device", help="such as cpu or cuda:1; default: CUDA where there is one")
     made.add_argument("--store", type=Path, help="folder for votes and their pictures; default: your data folder")
@@ -99,15 +84,17 @@ def context(options: argparse.Namespace) -> Context:
     source = source_of(options)
     folder = store_folder(options.store)
     store = VoteStore(folder / "votes.db")
-    settings = getattr(source, "settings", None)
-    sampled = Request("", (0,), "", settings.steps, settings.guidance) if settings else None
+    sampled = None
+    if isinstance(source, LiveSource):
+        sampled = Request("", (0,), "", source.settings.steps, source.settings.guidance)
     arena = Arena(source, store, folder / "pictures", sampled=sampled, catch_rate=options.catch_rate)
     # An export marks votes; where anybody may come, that is for whoever has the store.
     may_export = not options.public
-    return Context(source, Scorers(options.reward), arena, behind_proxy=options.behind_proxy, may_export=may_export)
+    rewards = [] if isinstance(source, AnswerSource) else options.reward
+    return Context(source, Scorers(rewards), arena, behind_proxy=options.behind_proxy, may_export=may_export)
 
 
-def source_of(options: argparse.Namespace) -> Source:
+def source_of(options: argparse.Namespace) -> Source | AnswerSource:
     """The one source that the options name."""
     ways = {"--base": options.base, "--models": options.models, "--gallery": options.gallery}
     given = [name for name, value in ways.items() if value]
@@ -118,8 +105,20 @@ def source_of(options: argparse.Namespace) -> Source:
     if options.gallery:
         if options.device:
             raise ValueError("--device has no effect on --gallery: no model is loaded")
+        _refuse_pictures(options)
         return GallerySource(options.gallery)
-    return LiveSource(_settings(options), options.device)
+    settings = _settings(options)
+    if is_vlm(settings.models[0].base):
+        if options.reward:
+            raise ValueError("--reward would be ignored: rewards score pictures, and these models give answers")
+        return AnswerSource(settings, options.pictures, options.device)
+    _refuse_pictures(options)
+    return LiveSource(settings, options.device)
+
+
+def _refuse_pictures(options: argparse.Namespace) -> None:
+    if options.pictures:
+        raise ValueError("--pictures would be ignored: it goes with vision-language models")
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -1,4 +1,7 @@
-"""What the app compares: models given on the command line or in a YAML file, checked before any weight loads."""
+"""What the app compares: models given on the command line or in a YAML file, checked before any weight loads.
+
+All of them are image generators, or all of them vision-language models.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -7,10 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from app.validation import HIGHEST_GUIDANCE, LORA_SCALES, MOST_STEPS, check_prompt
-from mmalign.cli.sampling import aligned_weights
+from mmalign.cli.sampling import Dtype, aligned_weights
+from mmalign.cli.vlm_answers import Asker
 from mmalign.models import peek
+from mmalign.training.config import ModelConfig
 from mmalign.training.strict_yaml import parse_yaml
 
+PLAYGROUND_FOLDER = "playground/"
 PLAYGROUND = "playground/tiny-sdxl"
 QUICKSTART = "make quickstart"
 
@@ -21,6 +27,7 @@ class Model(BaseModel):
     """One player: a base model, or what a run made of it.
 
     ``guidance``, ``steps`` and ``lora_scale``: fixed for this player whatever the visitor chooses; None: the visitor's.
+    A vision-language model has none of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,7 +42,10 @@ class Model(BaseModel):
 
 
 class Settings(BaseModel):
-    """All that ``--models FILE`` may say; ``steps`` and ``guidance`` are where the sliders stand at first."""
+    """All that ``--models FILE`` may say; ``steps`` and ``guidance`` are where the sliders stand at first.
+
+    ``prompts``: examples, and what the arena asks about; of vision-language models the questions.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,6 +83,7 @@ def checked(data: dict[str, Any], origin: str) -> Settings:
     models = data.get("models") if isinstance(data, dict) else None
     for number, entry in enumerate(models if isinstance(models, list | tuple) else ()):
         problems += [f"models.{number}.{problem}" for problem in _model_problems(entry)]
+    problems += _family_problems(data)
     names = Counter(entry.get("name") for entry in models or () if isinstance(entry, dict))
     problems += [f"models: the name {name!r} is used {count} times" for name, count in names.items() if count > 1]
     if problems or settings is None:
@@ -86,6 +97,8 @@ def _model_problems(entry: Any) -> list[str]:
         return []  # pydantic says so already
     problems = []
     base, aligned = entry.get("base"), entry.get("aligned")
+    if isinstance(base, str) and is_vlm(base):
+        return _vlm_problems(entry)
     if isinstance(base, str) and base:
         try:
             peek(base)
@@ -99,6 +112,48 @@ def _model_problems(entry: Any) -> list[str]:
     if entry.get("lora_scale") is not None and aligned is None:
         problems.append("lora_scale: would be ignored: there is no aligned")
     return problems
+
+
+def _vlm_problems(entry: dict[str, Any]) -> list[str]:
+    problems = [
+        f"{name}: would be ignored: {entry['base']} is a vision-language model, whose answers are greedy"
+        for name in ("guidance", "steps", "lora_scale")
+        if entry.get(name) is not None
+    ]
+    if isinstance(entry.get("aligned"), str | Path):
+        try:
+            asker_of(Model(name="checked", base=entry["base"], aligned=entry["aligned"])).check()
+        except ValueError as error:
+            problems.append(f"aligned: {error}")
+    return problems
+
+
+def _family_problems(data: Any) -> list[str]:
+    """That all models are of one family, and that settings of the other one are not given."""
+    entries = data.get("models") if isinstance(data, dict) else None
+    bases = [entry.get("base") for entry in entries or () if isinstance(entry, dict)]
+    vlms = [is_vlm(base) for base in bases if isinstance(base, str)]
+    if not any(vlms):
+        return []
+    if not all(vlms):
+        return ["models: image generators and vision-language models have nothing to be compared by"]
+    return [f"{name}: would be ignored by vision-language models" for name in ("steps", "guidance") if name in data]
+
+
+def is_vlm(base: str) -> bool:
+    """Whether ``base`` names a vision-language model of a known family; its configuration is read, no weight."""
+    from mmalign.models.vlm_names import peek_vlm
+
+    try:
+        peek_vlm(ModelConfig(name=base))
+    except ValueError:
+        return False
+    return True
+
+
+def asker_of(model: Model) -> Asker:
+    """Where the weights of a vision-language model are: its base's, its own, or a LoRA's."""
+    return Asker(model.base, str(model.aligned or model.base), Path(), 1, 1, Dtype.float32)
 
 
 def default_settings(runs: Path = Path("runs/quickstart")) -> Settings:
@@ -135,5 +190,6 @@ def given_settings(base: str, aligned: Path | None, lora_scale: float | None = N
             f"--base {base} alone has nothing to be compared with; give --aligned RUN_DIR, or --models FILE"
         )
     entry = {"name": "aligned", "base": base, "aligned": str(aligned), "lora_scale": lora_scale}
-    common = {"steps": 12, "guidance": 1.0} if base.startswith("playground/") else {}
+    generator = base.startswith(PLAYGROUND_FOLDER) and not is_vlm(base)
+    common = {"steps": 12, "guidance": 1.0} if generator else {}
     return checked({"models": [{"name": "base", "base": base}, entry], **common}, "the command line")

@@ -20,6 +20,7 @@
     let node = null;
     if (key in buttons) {
       node = document.getElementById(buttons[key]);
+      if (key === "Enter" && !seen(node)) node = document.getElementById("submit-order");
       if (node && node.tagName !== "BUTTON") node = node.querySelector("button");
       if (!seen(node) || node.disabled) return;
     } else if (key in choices) {

@@ -1,10 +1,15 @@
-"""What the browser tests share: how Chromium is started, the two sizes, tabs, and screenshots."""
+"""What the browser tests share: how Chromium is started, the two sizes, a visit, tabs, and screenshots."""
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
     "--no-sandbox",
     "--headless=new",
@@ -19,6 +24,28 @@ SIZES: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True},
 }
+
+
+@contextmanager
+def visit(browser: Any, kind: str, url: str) -> Iterator[Any]:
+    """A new visitor's page at ``url``; nothing is asked of other addresses, and no script of it fails."""
+    context = browser.new_context(**SIZES[kind], accept_downloads=True)
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    problems: list[str] = []
+    opened.on(
+        "request", lambda sent: None if sent.url.startswith((url, "data:", "blob:")) else problems.append(sent.url)
+    )
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.goto(url, wait_until="domcontentloaded")
+    yield opened
+    context.close()
+    assert problems == []
+
+
+def fits(page: Any) -> bool:
+    """Whether nothing sticks out sideways."""
+    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
 
 
 def open_tab(page: Any, name: str) -> None:

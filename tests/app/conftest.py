@@ -1,6 +1,7 @@
 """A gallery of drawn pictures, the app on it, and that app served on a free port of this machine."""
 
 import argparse
+import importlib
 import os
 import socket
 import tempfile
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browsing import ARGUMENTS, CHROMIUM
 from PIL import Image
 
 # Before Gradio is imported: its cache is a folder of this run alone.
@@ -48,8 +50,25 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return draw_gallery(tmp_path_factory.mktemp("gallery"))
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by playwright; where there is none, the test skips and says so."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine (apt-get install chromium, or CHROMIUM=PATH)")
+    playwright = importlib.import_module("playwright.sync_api")
+    playwright.expect.set_options(timeout=60_000)
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
 def context_on(folders: list[Path], store: Path, **changes: Any) -> Context:
-    source = GallerySource(folders)
+    return context_of(GallerySource(folders), store, **changes)
+
+
+def context_of(source: Any, store: Path, **changes: Any) -> Context:
+    """The app on ``source``, with limits that no test meets unless it sets them."""
     arena = Arena(source, VoteStore(store / "votes.db"), store / "pictures")
     generous = {name: RateLimit(100_000, name) for name in ("generations", "votes", "reads")}
     return Context(source, Scorers(["oracle"]), arena, **{**generous, **changes})
@@ -69,12 +88,12 @@ def free_port() -> int:
         return opened.getsockname()[1]
 
 
-def serve_context(ctx: Context) -> SimpleNamespace:
-    """The app of ``ctx`` served as ``python -m app`` serves it, on a free port."""
+def serve_context(ctx: Context, *more: str) -> SimpleNamespace:
+    """The app of ``ctx`` served as ``python -m app`` serves it (with the options ``more``), on a free port."""
     from app.serve import launch_options, parser, serve
 
     store = ctx.arena.store.path.parent
-    options: argparse.Namespace = parser().parse_args(["--port", str(free_port()), "--store", str(store)])
+    options: argparse.Namespace = parser().parse_args(["--port", str(free_port()), "--store", str(store), *more])
     app, url, _ = serve(ctx, {**launch_options(options), "prevent_thread_lock": True, "quiet": True})
     return SimpleNamespace(app=app, url=url.rstrip("/"), ctx=ctx, store=store)
 

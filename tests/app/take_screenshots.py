@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="mmalign-screenshots-")
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-from browsing import ARGUMENTS, SIZES, open_tab, screenshot
+from browsing import ARGUMENTS, CHROMIUM, SIZES, open_tab, screenshot
 from conftest import serve_context
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
@@ -60,9 +60,8 @@ def main() -> None:
 def take(served: SimpleNamespace, out: Path, prompt: str) -> None:
     """Compare and Arena of the first visit, and the leaderboard, on a desktop and a phone."""
     expect.set_options(timeout=120_000)
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         for kind, size in SIZES.items():
             page = browser.new_context(**size, device_scale_factor=1).new_page()
             page.set_default_timeout(120_000)

@@ -158,7 +158,7 @@ def test_votes_are_found_and_exported_once(ctx: Context) -> None:
     assert dataset.said(votes[0]) == "aligned over base"
     copy, done = dataset.export(ctx, "pickapic")
     assert len(pq.read_table(copy)) == done.rows > 0
-    assert str(ctx.arena.store.path.parent) not in " ".join(dataset_tab.told_of(done))
+    assert str(ctx.arena.store.path.parent) not in " ".join(done.told())
     assert done.file.parent == ctx.arena.store.path.parent / "exports"
     assert ctx.arena.store.counts()["exported"] == done.votes
     closed = Context(ctx.source, ctx.scorers, ctx.arena, may_export=False)

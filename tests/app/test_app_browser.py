@@ -1,7 +1,5 @@
 """A person at the page, with a real browser: every tab, the keyboard, a phone; and nothing from outside."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,15 +7,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from browsing import ARGUMENTS, SIZES, open_tab
+from browsing import SIZES, fits, open_tab, visit
 
 from mmalign.arena import HoldOut
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None:
-    pytest.skip("no chromium on this machine (apt-get install chromium, or CHROMIUM=PATH)", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-
 
 # What is seen on the page and has no name for a screen reader.
 NAMELESS = """() => [...document.querySelectorAll('img, button, input, textarea, select, [role=tab]')].filter(node => {
@@ -50,36 +44,10 @@ PALE = r"""() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright.expect.set_options(timeout=60_000)
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture(params=sorted(SIZES))
 def page(request: pytest.FixtureRequest, browser: Any, served: SimpleNamespace) -> Iterator[Any]:
-    context = browser.new_context(**SIZES[request.param], accept_downloads=True)
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
-    problems: list[str] = []
-    opened.on("request", lambda sent: problems.append(sent.url) if _outside(sent.url, served.url) else None)
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.goto(served.url, wait_until="domcontentloaded")
-    yield opened
-    context.close()
-    assert problems == []
-
-
-def _outside(url: str, own: str) -> bool:
-    return not url.startswith((own, "data:", "blob:"))
-
-
-def fits(page: Any) -> bool:
-    """Whether nothing sticks out sideways."""
-    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+    with visit(browser, request.param, served.url) as opened:
+        yield opened
 
 
 def test_a_visit_from_comparison_to_export(page: Any, served: SimpleNamespace, tmp_path: Path) -> None:

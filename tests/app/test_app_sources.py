@@ -231,7 +231,7 @@ def test_names_and_prompts_are_text_everywhere() -> None:
     side = Picture(image, EVIL, EVIL, 0)
     scored = (compare.Scored(EVIL, EVIL, (0.1, 0.2)), compare.Scored(EVIL, "", problem=EVIL))
     made = compare.Comparison((side,), (side,), scored)
-    pieces = [markup.hero(EVIL), markup.notice(EVIL), markup.problem(EVIL), markup.empty(EVIL, EVIL)]
+    pieces = [markup.hero(EVIL, EVIL), markup.notice(EVIL), markup.problem(EVIL), markup.empty(EVIL, EVIL)]
     pieces += [markup.caption(made, 0, "a"), markup.caption(made, 0, "b"), markup.summary(made, 0)]
     pieces += [markup.flicker(side, side), markup.tiles([(EVIL, EVIL)])]
     for piece in pieces:

@@ -90,4 +90,4 @@ def test_votes_train_a_model_that_is_compared_and_voted_on_again(store: VoteStor
         assert findings(second).board.comparisons <= held
         assert "held-out prompts score" in page
     else:
-        assert "none is on a held-out prompt yet" in page
+        assert "none is on held-out prompts yet" in page
