@@ -1,5 +1,6 @@
 """Writing an aligned vision-language model: a PEFT adapter or full weights, as plain transformers loads them."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -8,14 +9,15 @@ from pathlib import Path
 
 import yaml
 from peft import get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mmalign.models.card import Card
-from mmalign.models.lora_weights import POLICY
+from mmalign.models.lora_weights import POLICY, LoRALayer, LoRAWeights
 from mmalign.models.names import is_hub_id
 from mmalign.models.vlm import VLMComponents
 
 ADAPTER_FILE = "adapter_model.safetensors"
+_PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
 def save_vlm(
@@ -43,13 +45,26 @@ def save_vlm(
             state = get_peft_model_state_dict(model, adapter_name=POLICY)
             for module in in_full:
                 state |= {f"{module}.{name}": value for name, value in model.get_submodule(module).state_dict().items()}
-            tensors = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
+            tensors = {f"{_PREFIX}{name}": value.detach().cpu().contiguous() for name, value in state.items()}
             save_file(tensors, partial / ADAPTER_FILE, {"format": "pt"})
         components.processor.save_pretrained(partial)
         (partial / "README.md").write_text(
             _card(components, folder, card or Card(), lora is not None), encoding="utf-8"
         )
     return folder
+
+
+def read_vlm_adapter(folder: Path) -> LoRAWeights:
+    """What :func:`save_vlm` wrote beside a base model: adapters, and modules that were trained in full."""
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    tensors = {name.removeprefix(_PREFIX): value for name, value in load_file(folder / ADAPTER_FILE).items()}
+    # rsLoRA's factor alpha / sqrt(rank) is that of a plain LoRA with alpha * sqrt(rank).
+    alpha = settings["lora_alpha"] * (settings["r"] ** 0.5 if settings["use_rslora"] else 1.0)
+    layers = {}
+    for name in [name.removesuffix(_DOWN) for name in tensors if name.endswith(_DOWN)]:
+        magnitude = tensors.pop(f"{name}.lora_magnitude_vector", None)
+        layers[name] = LoRALayer(tensors.pop(name + _DOWN), tensors.pop(name + _UP), alpha, magnitude)
+    return LoRAWeights(layers, tensors)
 
 
 def _card(components: VLMComponents, folder: Path, card: Card, is_lora: bool) -> str:

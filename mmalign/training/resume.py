@@ -37,10 +37,12 @@ def refuse_other_run(
     rows_per_step: int,
     rows: Mapping[str, int],
     reference: str | None,
+    exported: bool = True,
 ) -> None:
     """ValueError that lists every reason why ``checkpoint`` belongs to another run.
 
-    ``rows``: rows by split; ``reference``: its fingerprint.
+    ``rows``: rows by split; ``reference``: its fingerprint. ``exported``: whether the trained model was written;
+    without it, a run that has all its steps still has something to do.
     """
     state = checkpoint.state
     reasons = [
@@ -48,7 +50,7 @@ def refuse_other_run(
         for key, old, new in differences(state["config"], config.model_dump(mode="json"))
         if not any(key == harmless or key.startswith(harmless + ".") for harmless in HARMLESS)
     ]
-    if config.training.steps <= checkpoint.step:
+    if config.training.steps < checkpoint.step or (exported and config.training.steps == checkpoint.step):
         reasons.append(
             f"training.steps: {config.training.steps} now, but the run has {checkpoint.step} steps already; "
             "for more, give a larger number"

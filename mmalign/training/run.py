@@ -102,6 +102,8 @@ def train(config: Config, *, resume: bool = False, dry_run: bool = False, comman
     Everything that can be wrong is looked at before the weights are loaded: objective, timesteps, optimizer, every
     picture, the shape of the model. ``command``: how the run was started, for its records.
     """
+    if config.training.rounds > 1 and not dry_run:
+        return _train_rounds(config, resume=resume, command=command)
     folder, console = Path(config.output), Console(quiet=not _is_main())
     family = FAMILIES[config.family](config)
     check_packages(config)
@@ -121,6 +123,17 @@ def train(config: Config, *, resume: bool = False, dry_run: bool = False, comman
             raise
     report = write_report(folder) if _is_main() else None
     return RunResult(folder, report, result.stopped_early)
+
+
+def _train_rounds(config: Config, *, resume: bool, command: str) -> RunResult:
+    from mmalign.training.rounds import train_rounds
+
+    def run(of_round: Config, resume: bool) -> RunResult:
+        return train(of_round, resume=resume, command=command)
+
+    results = train_rounds(config, run, resume=resume)
+    report = results[-1].report if results else None
+    return RunResult(Path(config.output), report, any(result.stopped_early for result in results))
 
 
 def _open_data(family: RunOfFamily, folder: Path, *, resume: bool) -> Any:

@@ -60,7 +60,12 @@ class RunFolder:
                 "start afresh with another output, or delete the folder"
             )
         refuse_other_run(
-            checkpoint, self.config, rows_per_step=order.rows_per_step, rows=self._rows, reference=self._reference
+            checkpoint,
+            self.config,
+            rows_per_step=order.rows_per_step,
+            rows=self._rows,
+            reference=self._reference,
+            exported=(self.folder / "aligned").exists(),
         )
         return checkpoint
 

@@ -10,7 +10,9 @@ from mmalign.training.config import Config, VLMConfig
 from mmalign.training.image_branches import reward_problem
 from mmalign.types import CHOSEN, REJECTED, VLMPair
 
-SIDES = (CHOSEN, REJECTED)
+GOLD = "gold"
+"""``gold``: a third response that is right, ``extras["gold"]`` of the row, with the pictures of the chosen one."""
+SIDES = (CHOSEN, REJECTED, GOLD)
 OFFERED = frozenset({"preference", "margin"})
 NO_PICTURES = "null"
 """``chosen@null``: the prompt without its pictures, and without the tokens that stand for them."""
@@ -47,6 +49,8 @@ class Branch:
         """Why ``row`` has no such branch; "" where it has."""
         from mmalign.corruptions import VIDEO_CORRUPTIONS
 
+        if self.side == GOLD and not gold_of(row):
+            return "bring no gold response (extras.gold)"
         if self.change is None or self.change == NO_PICTURES or self.change in row.branch_images:
             return ""
         if self.corruption is None:
@@ -58,6 +62,11 @@ class Branch:
         if change is None:
             return "do not tell left from right, so the mirrored picture would be as right"
         return "show no video" if change[0] in VIDEO_CORRUPTIONS and not videos else ""
+
+
+def gold_of(row: VLMPair) -> str:
+    """The row's gold response, "" where it has none."""
+    return str(row.extras.get(GOLD) or "")
 
 
 def told_lacking(branches: Sequence[Branch], rows: Iterable[VLMPair]) -> str:
@@ -102,10 +111,10 @@ def branch_problems(objective: Objective, vlm: VLMConfig) -> list[str]:
     for name in objective.branches:
         side, at, change = name.partition("@")
         used.add(change)
-        if side not in SIDES or (at and not change):
+        if side not in SIDES or (at and (not change or side == GOLD)):
             problems.append(
-                f"there is no branch {name}: the rows have {' and '.join(SIDES)}, alone or with other pictures, as "
-                f"{CHOSEN}@crop"
+                f"there is no branch {name}: the rows have {CHOSEN} and {REJECTED}, alone or with other pictures, as "
+                f"{CHOSEN}@crop, and may have {GOLD}"
             )
         elif change and change not in (NO_PICTURES, RETRIEVED):
             problems += _corruption_problems(name, change, vlm)

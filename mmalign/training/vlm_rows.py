@@ -15,10 +15,11 @@ from mmalign.models.vlm_encode import Prompt, VLMEncoder
 from mmalign.references.cached import Mark
 from mmalign.training.order import stable_hash
 from mmalign.training.task import RowKey
-from mmalign.training.vlm_branches import NO_PICTURES, Branch, Change
+from mmalign.training.vlm_branches import GOLD, NO_PICTURES, Branch, Change, gold_of
 from mmalign.training.vlm_kept import mark_of
-from mmalign.types import Clip, ImageBytes, TokenWeights, Video, VLMPair, without_pictures
+from mmalign.types import CHOSEN, Clip, ImageBytes, TokenWeights, Video, VLMPair, without_pictures
 from mmalign.vlm_data.clips import clip_of
+from mmalign.vlm_data.segments import weigh_changes
 
 FRAMES = 8
 
@@ -75,7 +76,8 @@ class VLMRows:
     """Decoding, corruption, templating and tokenising of one run's rows; used by data workers.
 
     Corrupted pictures are drawn from the run's seed, the sample id and the epoch alone, so policy, reference, and any
-    other order of rows see the same ones. ``frames``: of a video, so many are shown at most.
+    other order of rows see the same ones. ``frames``: of a video, so many are shown at most. ``changed_weight``: what
+    the words count that chosen and rejected do not share.
     """
 
     def __init__(
@@ -88,8 +90,9 @@ class VLMRows:
         max_length: int,
         seed: int = 0,
         frames: int = FRAMES,
+        changed_weight: float | None = None,
     ) -> None:
-        self.seed, self.frames = seed, frames
+        self.seed, self.frames, self.changed_weight = seed, frames, changed_weight
         self.tables, self.model, self.adapter, self.branches = tables, components.model, adapter, branches
         self.encoder = VLMEncoder(components.processor, max_length=max_length)
 
@@ -97,7 +100,7 @@ class VLMRows:
         """The row of ``key``; one that cannot be used is named, with the reason, and counts for nothing."""
         row = self.tables[key.split][key.index]
         try:
-            return self._encoded(key, row)
+            return self._encoded(key, self._weighed(row))
         except (ValueError, OSError) as error:
             reason = str(error).removeprefix(f"{row.sample_id}: ")
             return VLMItem(key, row.sample_id, (), {}, row.preference, row.margin, reason)
@@ -133,6 +136,13 @@ class VLMRows:
         unusable = {item.sample_id: item.unusable for item in items if item.unusable}
         marks = tuple(mark_of(item.sample_id, item.contexts, item.responses) for item in items)
         return VLMRowBatch(tuple(item.key for item in items), batch, unusable, marks)
+
+    def _weighed(self, row: VLMPair) -> VLMPair:
+        if self.changed_weight is None:
+            return row
+        if row.chosen_weights is not None or row.rejected_weights is not None:
+            raise ValueError("it has token weights of its own, which vlm.changed_weight would replace; leave one out")
+        return weigh_changes(row, self.changed_weight)
 
     def _encoded(self, key: RowKey, row: VLMPair) -> VLMItem:
         contexts: list[Context] = []
@@ -183,10 +193,11 @@ def _shown(row: VLMPair, branch: Branch) -> tuple[tuple[ImageBytes, ...], tuple[
     """Pictures and videos of a branch before they are changed."""
     if branch.change == NO_PICTURES:
         return (), ()
-    videos = row.videos_of(branch.side)
+    side = CHOSEN if branch.side == GOLD else branch.side
+    videos = row.videos_of(side)
     if branch.change is not None and branch.change in row.branch_images:
         return row.branch_images[branch.change], videos
-    return row.images_of(branch.side), videos
+    return row.images_of(side), videos
 
 
 def _changed(picture: Image, change: Change | None, generator: torch.Generator) -> Image:
@@ -207,4 +218,6 @@ def _changed_clip(clip: Clip, change: Change | None, generator: torch.Generator)
 
 
 def _response(row: VLMPair, side: str) -> tuple[str, TokenWeights | None]:
+    if side == GOLD:
+        return gold_of(row), None
     return (row.chosen, row.chosen_weights) if side == "chosen" else (row.rejected, row.rejected_weights)

@@ -65,6 +65,7 @@ class VLMRun:
                     "steps",
                     f"{training.steps:,}, {training.steps * batch / rows:.2f} epochs of {math.ceil(rows / batch)}",
                 ),
+                *([("rounds", _rounds(training.rounds))] if training.rounds > 1 else []),
                 *(
                     (f"objective.{index}", ", ".join(f"{key}: {value}" for key, value in term.items()))
                     for index, term in enumerate(config.objective)
@@ -94,3 +95,7 @@ class VLMRun:
             assert isinstance(weight, torch.Tensor)
             trained += lora.rank * (weight.shape[0] + weight[0].numel())
         return trained, parameters
+
+
+def _rounds(number: int) -> str:
+    return f"{number} of so many steps, each on the merged model of the one before, which is its reference"

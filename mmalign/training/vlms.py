@@ -44,7 +44,12 @@ class VLMTask:
         """``components``: freshly loaded; the model is made trainable here."""
         assert config.vlm is not None
         self.objective, self.data, self.components = objective, data, components
-        self.adapter = VLMAdapter(config.vlm.pack, row_tokens=config.vlm.row_tokens)
+        self.adapter = VLMAdapter(
+            config.vlm.pack,
+            row_tokens=config.vlm.row_tokens,
+            token_kl=objective.token_kl_branches,
+            held=objective.held_branches,
+        )
         self._config = config
         self._policy = VLMPolicy(components.model)
         with torch.random.fork_rng(devices=[]):
@@ -53,16 +58,7 @@ class VLMTask:
         self.reference: Reference | None = with_kept_vlm_scores(
             reference, config, data.fingerprint, objective.branches, components.processor
         )
-        branches = branches_of(objective, config.vlm)
-        self._rows = VLMRows(
-            data.tables,
-            components,
-            self.adapter,
-            branches,
-            max_length=config.vlm.max_length,
-            seed=config.training.seed,
-            frames=config.vlm.frames or FRAMES,
-        )
+        self._rows = rows_of(config, data, components, self.adapter, objective)
 
     @classmethod
     def from_config(cls, config: Config, data: VLMData | None = None) -> "VLMTask":
@@ -139,6 +135,23 @@ class VLMTask:
         lora = self._config.model.lora
         in_full = modules_in_full(self.components.model, lora) if lora is not None else []
         save_vlm(self.components, folder, card, in_full=in_full)
+
+
+def rows_of(
+    config: Config, data: VLMData, components: VLMComponents, adapter: VLMAdapter, objective: Objective
+) -> VLMRows:
+    """What decodes, corrupts and tokenises the run's rows; the model's weights are not read."""
+    assert config.vlm is not None
+    return VLMRows(
+        data.tables,
+        components,
+        adapter,
+        branches_of(objective, config.vlm),
+        max_length=config.vlm.max_length,
+        seed=config.training.seed,
+        frames=config.vlm.frames or FRAMES,
+        changed_weight=config.vlm.changed_weight,
+    )
 
 
 def _load(config: Config) -> VLMComponents:

@@ -89,6 +89,8 @@ class Config(Section):
         training = self.training
         problems += stabiliser_problems(training.steps, training.curriculum, training.guard, evaluation)
         sections = {"model": self.model, "data": data, "training": training, "evaluation": evaluation}
+        if training.rounds > 1 and self.family != "vlm":
+            problems.append("training.rounds is for family: vlm; leave it out")
         problems += family_problems(self.family, self.vlm, sections)
         problems += reward_problems(self.family, self.reward, sections)
         if problems:

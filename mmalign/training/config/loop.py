@@ -27,9 +27,15 @@ class EMAConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The loop. The global batch is ``batch_size * accumulation * processes`` rows; the loss is averaged over it."""
+    """The loop. The global batch is ``batch_size * accumulation * processes`` rows; the loss is averaged over it.
+
+    ``rounds``, of vision-language models (mrDPO, arXiv 2506.15220): so many runs of ``steps`` steps. After each, the
+    adapters are merged into the model, and the next begins with fresh ones, a fresh optimizer and schedule, rows in
+    another order, and the merged model as its reference. Each round keeps a copy of the model on disk.
+    """
 
     steps: int = Field(..., ge=1)
+    rounds: int = Field(default=1, ge=1)
     batch_size: int = Field(default=4, ge=1)
     accumulation: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-5, gt=0)

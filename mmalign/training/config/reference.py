@@ -17,8 +17,9 @@ class ReferenceConfig(Section):
 
     ``auto`` takes what the objective and the trained weights need: nothing, the LoRA switched off, a frozen adapter
     (DoRA), or a frozen copy (full weights; ``lora.train_also`` of image generators). ``frozen``: a copy of the weights.
-    ``lora_off``: the policy with its LoRA off, and with copies of what ``lora.train_also`` trains. ``adapter``: a frozen adapter beside the trained one; with ``model.adapter``, training
-    goes on from that adapter itself. ``snapshot``: the policy as it was at the last multiple of ``every`` steps.
+    ``lora_off``: the policy with its LoRA off, and with copies of what ``lora.train_also`` trains. ``adapter``: a
+    frozen adapter beside the trained one; with ``model.adapter``, training goes on from that adapter itself.
+    ``snapshot``: the policy as it was at the last multiple of ``every`` steps.
     ``ema``: reference <- decay * reference + (1 - decay) * policy after every step. ``cached``: as ``auto``, with its
     scores kept in the folder ``path`` for other runs on the same rows with the same noise.
     """

@@ -27,6 +27,9 @@ class VLMConfig(Section):
     only for texts that tell left from right: other rows lack a branch of ``flip``, are counted, and get the corruption
     ``otherwise`` where it is named: ``{flip: {otherwise: crop}}``.
 
+    ``changed_weight``: words that chosen and rejected do not share count so many times the others in their log-probs
+    (dense DPO of RLHF-V: 5, CHiP: 4).
+
     ``frames``: of a video, so many at most are shown, evenly spaced (default 8). ``min_pixels``, ``max_pixels``:
     pictures are scaled to lie between, by processors that choose the size themselves (Qwen's, whose own is default).
     """
@@ -37,6 +40,7 @@ class VLMConfig(Section):
     freeze: Literal["vision", "tower", "none"] = "vision"
     attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2"] = "sdpa"
     corruptions: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    changed_weight: float | None = Field(default=None, gt=0)
     frames: int | None = Field(default=None, ge=1)
     min_pixels: int | None = Field(default=None, ge=1)
     max_pixels: int | None = Field(default=None, ge=1)
