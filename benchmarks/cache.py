@@ -22,7 +22,8 @@ from typing import Any
 
 from benchmarks.cache_models import MID_SIZE, PLAYGROUND, Subject, cost_ratio, prepare
 from benchmarks.cache_tables import render
-from benchmarks.recording import RESULTS, Moment, commit, peak_rss_mib
+from benchmarks.peeking import watched_steps
+from benchmarks.recording import RESULTS, Moment, commit, peak_rss_mib, sum_of
 
 VARIANTS = ("none", "filling", "filled")
 
@@ -99,28 +100,15 @@ def measure(task: dict[str, Any], path: Path) -> None:
     what else the machine did. ``start_up``: from the start of the process to the first step, without filling the cache,
     which is ``encode``. ``pair``: one pair of the steps after the first, which is slower.
     """
-    from mmalign.training import image_disk
     from mmalign.training.config import Config
     from mmalign.training.run import train
-    from mmalign.training.trainer import Trainer
 
     started = Moment(task["started"], 0.0)
-    encode, steps = Moment(0.0, 0.0), []
-    fill, step = image_disk.fill, Trainer._step
-
-    def timed_fill(*arguments: Any) -> None:
-        nonlocal encode
-        before = Moment.now()
-        fill(*arguments)
-        encode = Moment.now() - before
-
-    def timed_step(*arguments: Any) -> None:
-        steps.append(Moment.now())
-        step(*arguments)
-
-    image_disk.fill, Trainer._step = timed_fill, timed_step  # type: ignore[method-assign]
+    steps: list[Moment] = []
     config = Config.model_validate(task["config"])
-    folder = train(config).folder
+    with watched_steps(lambda _: steps.append(Moment.now())) as filled:
+        folder = train(config).folder
+    encode = sum_of(filled)
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     pair = (steps[-1] - steps[1]) / ((len(steps) - 2) * config.training.batch_size)
     results = {

@@ -46,6 +46,13 @@ def ratio_interval(ratios: Sequence[float]) -> str:
     return f"{math.exp(mean):.2f} [{math.exp(mean - half):.2f}, {math.exp(mean + half):.2f}]"
 
 
+def grown(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """By how much ``values`` grow for a million more in ``sizes``: the slope of the least-squares line."""
+    middle, mean = statistics.mean(sizes), statistics.mean(values)
+    products = sum((size - middle) * (value - mean) for size, value in zip(sizes, values, strict=True))
+    return 1e6 * products / sum((size - middle) ** 2 for size in sizes)
+
+
 def _costs(ratios: dict[str, dict[str, float]]) -> str:
     lines = ["| model | VAE encode, GFLOP | UNet forward, GFLOP | ratio |", "|---|---|---|---|"]
     lines += [

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.diffusion_scripts import PEERS, Peer, recognised
+from benchmarks.diffusion_scripts import PEERS, Peer, peer_of, recognised
 from benchmarks.diffusion_tables import difference, render
 from benchmarks.recording import RESULTS, circumstances, write
 
@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from benchmarks.diffusion_profiles import PROFILES
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-script", type=Path, required=True, help=", ".join(peer.file for peer in PEERS.values()))
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--peer-script", type=Path, help=", ".join(peer.file for peer in PEERS.values()))
+    which.add_argument("--like", choices=PEERS, help="the work of that script, by our side alone")
     parser.add_argument("--profile", choices=PROFILES, default=DEFAULT)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--compile", action="store_true", help="training.compile on our side")
@@ -47,11 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     changes = {name: getattr(given, name) for name in ("steps", "repetitions", "batch_size") if getattr(given, name)}
     profile = replace(PROFILES[given.profile], compiled=given.compile, **changes)
+    script: Path | None = given.peer_script
+    peer = PEERS[given.like] if script is None else recognised(script)
     if given.one is not None:
-        _one(*given.one, given.peer_script, profile, given.work)
+        _one(*given.one, script or given.like, profile, given.work)
         return
-    peer = recognised(given.peer_script)
-    _check_here(profile, peer)
+    sides = [side for side in given.sides if side != "peer" or script is not None]
+    _check_here(profile, peer, sides)
     told = {"profile": given.profile, **changes}
     command = " ".join(
         [
@@ -62,18 +66,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command += " --compile" if given.compile else ""
     suffix = "" if given.profile == DEFAULT else f"_{given.profile.replace('-', '_')}"
     out = given.results / f"diffusion_{peer.name}{suffix}{'_compiled' if given.compile else ''}.json"
-    compare(given.peer_script, profile, given.sides, given.work / given.profile, command, out)
+    compare(script or peer.name, profile, sides, given.work / given.profile, command, out)
     print(out.with_suffix(".md").read_text(encoding="utf-8"))
 
 
-def compare(script: Path, profile: Any, sides: Sequence[str], work: Path, command: str, out: Path) -> dict[str, Any]:
-    """Check, then time every side, alternating; ``out`` is written after every run.
+def compare(
+    script: Path | str, profile: Any, sides: Sequence[str], work: Path, command: str, out: Path
+) -> dict[str, Any]:
+    """Check, then time every side, alternating; ``out`` is written after every run. ``script``: its path, or its name.
 
     SystemExit where the sides' losses or gradients on the same rows differ by more than ``profile.tolerance``.
     """
     from benchmarks.sdxl_models import REAL, costs
 
-    peer = recognised(script)
+    peer = peer_of(script)
     said = {side: in_a_process("check", side, script, profile, work) for side in sides}
     found = difference(said)
     print(f"largest relative differences: {found}", flush=True)
@@ -100,7 +106,7 @@ def compare(script: Path, profile: Any, sides: Sequence[str], work: Path, comman
     return results
 
 
-def in_a_process(mode: str, side: str, script: Path, profile: Any, work: Path) -> Any:
+def in_a_process(mode: str, side: str, script: Path | str, profile: Any, work: Path) -> Any:
     """One side in a process that runs nothing else, with an empty cache."""
     from benchmarks.diffusion_profiles import prepare
 
@@ -109,7 +115,8 @@ def in_a_process(mode: str, side: str, script: Path, profile: Any, work: Path) -
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     out = folder / f"{mode}.json"
-    command = [sys.executable, "-m", "benchmarks.diffusion", "--peer-script", str(script), "--profile", profile.name]
+    command = [sys.executable, "-m", "benchmarks.diffusion", "--profile", profile.name]
+    command += ["--peer-script" if isinstance(script, Path) else "--like", str(script)]
     command += ["--steps", str(profile.steps), "--batch-size", str(profile.batch_size), "--work", str(work)]
     command += [*(["--compile"] if profile.compiled else []), "--one", mode, side, str(out)]
     # One thread: waiting for others, which a busy machine makes long, would count as the processor's time.
@@ -122,7 +129,7 @@ def in_a_process(mode: str, side: str, script: Path, profile: Any, work: Path) -
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def _one(mode: str, side: str, out: str, script: Path, profile: Any, work: Path) -> None:
+def _one(mode: str, side: str, out: str, script: Path | str, profile: Any, work: Path) -> None:
     from benchmarks.diffusion_profiles import prepare
     from benchmarks.diffusion_sides import check, timed
 
@@ -131,8 +138,12 @@ def _one(mode: str, side: str, out: str, script: Path, profile: Any, work: Path)
     Path(out).write_text(json.dumps(measured), encoding="utf-8")
 
 
-def _check_here(profile: Any, peer: Peer) -> None:
-    missing = [name for name in peer.needs if find_spec(name) is None]
+def _told(script: Path | None, peer: Peer) -> str:
+    return f"--like {peer.name}" if script is None else f"--peer-script {peer.file}"
+
+
+def _check_here(profile: Any, peer: Peer, sides: Sequence[str]) -> None:
+    missing = [name for name in peer.needs if find_spec(name) is None] if "peer" in sides else []
     if missing:
         raise SystemExit(f"{peer.file} needs {' and '.join(missing)}; pip install 'mmalign[bench]'")
     if profile.device == "cuda":

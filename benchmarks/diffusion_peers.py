@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.diffusion_profiles import RATE, Profile, forced_noise, forced_timestep, moved
 from benchmarks.diffusion_scripts import Peer, arguments_of, recognised
+from benchmarks.peeking import replaced
 
 
 class Enough(Exception):
@@ -105,22 +106,6 @@ def norm_of(module: torch.nn.Module) -> float:
     """The norm of all gradients together."""
     gradients = [value.grad for value in module.parameters() if value.grad is not None]
     return math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
-
-
-@contextlib.contextmanager
-def replaced(patches: list[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Attributes replaced, and put back."""
-    before = [(owner, name, owner.__dict__[name]) for owner, name, _ in patches if name in owner.__dict__]
-    absent = [(owner, name) for owner, name, _ in patches if name not in owner.__dict__]
-    for owner, name, value in patches:
-        setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
-        for owner, name in absent:
-            delattr(owner, name)
 
 
 @contextlib.contextmanager

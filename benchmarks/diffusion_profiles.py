@@ -70,19 +70,17 @@ def prepare(profile: Profile, folder: Path) -> tuple[Path, Path]:
     return model, data
 
 
-def write_shard(path: Path, rows: int, side: int, *, pictures: int | None = None) -> Path:
+def write_shard(path: Path, rows: int, side: int, *, pictures: int | None = None, captions: int | None = None) -> Path:
     """A parquet file as Pick-a-Pic's: JPEG bytes of both pictures, labels, a caption.
 
     Pictures are coarse noise of ``side`` pixels, which every reader takes as they are; no two alike, or
-    ``pictures`` of them in turn. Every second row prefers the second picture.
+    ``pictures`` of them in turn, and likewise ``captions``. Every second row prefers the second picture.
     """
     kinds = 2 * rows if pictures is None else pictures
     jpegs = [_jpeg(number, side) for number in range(kinds)]
     table = pa.table(
         {
-            "caption": [
-                f"a {COLOURS[row % 6]} thing on {COLOURS[row // 6 % 6]} ground, number {row}" for row in range(rows)
-            ],
+            "caption": [_caption(row % (captions or rows)) for row in range(rows)],
             "jpg_0": [jpegs[2 * row % kinds] for row in range(rows)],
             "jpg_1": [jpegs[(2 * row + 1) % kinds] for row in range(rows)],
             "label_0": [float(row % 2 == 0) for row in range(rows)],
@@ -94,6 +92,10 @@ def write_shard(path: Path, rows: int, side: int, *, pictures: int | None = None
     )
     pq.write_table(table, path, row_group_size=256)
     return path
+
+
+def _caption(number: int) -> str:
+    return f"a {COLOURS[number % 6]} thing on {COLOURS[number // 6 % 6]} ground, number {number}"
 
 
 def _jpeg(number: int, side: int) -> bytes:

@@ -57,6 +57,11 @@ PEERS = {
 }
 
 
+def peer_of(script: Path | str) -> Peer:
+    """By the script's path, or by its name in ``PEERS``."""
+    return recognised(script) if isinstance(script, Path) else PEERS[script]
+
+
 def recognised(script: Path) -> Peer:
     """Which published script ``script`` is; SystemExit where it is none of them."""
     if not script.is_file():

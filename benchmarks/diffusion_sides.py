@@ -10,20 +10,21 @@ from typing import Any
 
 import torch
 
-from benchmarks.diffusion_peers import Enough, checked, norm_of, replaced, run_peer
+from benchmarks.diffusion_peers import Enough, checked, norm_of, run_peer
 from benchmarks.diffusion_profiles import CLIP, DECAY, RATE, SEED, Profile, forced_noise, forced_timestep, moved
-from benchmarks.diffusion_scripts import Peer, recognised
-from benchmarks.recording import Moment, peak_rss_mib
+from benchmarks.diffusion_scripts import Peer, peer_of
+from benchmarks.peeking import replaced, watched_steps
+from benchmarks.recording import Moment, peak_rss_mib, sum_of
 
 OURS = {"cached": "disk", "uncached": "none"}
 CHECK_ROWS = 2
 
 
-def check(side: str, script: Path, profile: Profile, folders: tuple[Path, Path, Path]) -> list[dict[str, float]]:
+def check(side: str, script: Path | str, profile: Profile, folders: tuple[Path, Path, Path]) -> list[dict[str, float]]:
     """Loss and norm of the gradient of ``CHECK_ROWS`` rows, one after the other, with everything random given."""
-    peer, said = recognised(script), []
+    peer, said = peer_of(script), []
     profile = replace(profile, batch_size=1)
-    if side == "peer":
+    if side == "peer" and isinstance(script, Path):
         with checked(peer, said, CHECK_ROWS) as mark:
             run_peer(script, profile, folders, mark, rate=0.0)
         return said
@@ -47,7 +48,7 @@ def check(side: str, script: Path, profile: Profile, folders: tuple[Path, Path, 
     return said
 
 
-def timed(side: str, script: Path, profile: Profile, folders: tuple[Path, Path, Path]) -> dict[str, Any]:
+def timed(side: str, script: Path | str, profile: Profile, folders: tuple[Path, Path, Path]) -> dict[str, Any]:
     """What the steps after the warm-up took, whole: reading, encoding, both forwards, backward, update, its own log."""
     marks: list[Moment] = []
     encoding: list[Moment] = []
@@ -63,10 +64,10 @@ def timed(side: str, script: Path, profile: Profile, folders: tuple[Path, Path, 
         if step == last:
             raise Enough
 
-    if side == "peer":
+    if side == "peer" and isinstance(script, Path):
         run_peer(script, profile, folders, mark)
     else:
-        _train(our_config(side, recognised(script), profile, folders), mark, encoding)
+        _train(our_config(side, peer_of(script), profile, folders), mark, encoding)
     took = [later - earlier for earlier, later in pairwise(marks)][profile.warm_up :]
     result = {
         "step_seconds": statistics.median(moment.clock for moment in took),
@@ -81,11 +82,6 @@ def timed(side: str, script: Path, profile: Profile, folders: tuple[Path, Path, 
     if profile.device == "cuda":
         result["peak_cuda_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return result
-
-
-def sum_of(moments: list[Moment]) -> Moment:
-    """Of both clocks."""
-    return Moment(sum(each.clock for each in moments), sum(each.cpu for each in moments))
 
 
 def our_config(side: str, peer: Peer, profile: Profile, folders: tuple[Path, Path, Path]) -> Any:
@@ -120,25 +116,12 @@ def our_config(side: str, peer: Peer, profile: Profile, folders: tuple[Path, Pat
 
 
 def _train(config: Any, mark: Callable[[int], None], encoding: list[Moment]) -> None:
-    """mmalign's own ``train``; the clock is read as each step begins, and around the filling of the cache."""
-    from mmalign.training import image_disk
+    """mmalign's own ``train``; ``encoding`` gets what filling the cache took."""
     from mmalign.training.run import train
-    from mmalign.training.trainer import Trainer
 
-    fill, step, steps = image_disk.fill, Trainer._step, []
-
-    def timed_fill(*arguments: Any) -> None:
-        before = Moment.now()
-        fill(*arguments)
-        encoding.append(Moment.now() - before)
-
-    def timed_step(*arguments: Any) -> None:
-        mark(len(steps))
-        steps.append(True)
-        step(*arguments)
-
-    with replaced([(image_disk, "fill", timed_fill), (Trainer, "_step", timed_step)]), contextlib.suppress(Enough):
+    with watched_steps(mark) as filled, contextlib.suppress(Enough):
         train(config)
+    encoding += filled
 
 
 @contextlib.contextmanager

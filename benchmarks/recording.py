@@ -6,7 +6,7 @@ import platform
 import resource
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,12 @@ class Moment(NamedTuple):
     def named(self, name: str) -> dict[str, float]:
         """``NAME_seconds`` and ``NAME_cpu_seconds``."""
         return {f"{name}_seconds": self.clock, f"{name}_cpu_seconds": self.cpu}
+
+
+def sum_of(moments: Iterable[Moment]) -> Moment:
+    """Of both clocks; zero of none."""
+    kept = list(moments)
+    return Moment(sum(each.clock for each in kept), sum(each.cpu for each in kept))
 
 
 def peak_rss_mib() -> float:

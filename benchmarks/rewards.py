@@ -160,6 +160,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
@@ -167,13 +168,13 @@ def main() -> None:
     if find_device(arguments.device).type == "cuda":
         machine = torch.cuda.get_device_name()
     rows = [{**row, "machine": machine, "commit": commit} for row in rows_of(arguments)]
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    record = RESULTS / "rewards.json"
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    record = arguments.results / "rewards.json"
     known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
     fresh = {(row["model"], row["device"], row["dtype"]) for row in rows}
     results = [row for row in known if (row["model"], row["device"], row["dtype"]) not in fresh] + rows
     record.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / "rewards.md").write_text(render(results), encoding="utf-8")
+    (arguments.results / "rewards.md").write_text(render(results), encoding="utf-8")
     print(render(results))
 
 
