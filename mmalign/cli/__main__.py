@@ -23,6 +23,7 @@ from mmalign.cli import (
     generate,
     label,
     losses,
+    negatives,
     quickstart,
     recipes,
     score,
@@ -44,6 +45,7 @@ app.command("train")(train.train)
 app.command("doctor")(doctor.doctor)
 app.command("generate")(generate.generate)
 app.command("label")(label.label)
+app.command("negatives")(negatives.negatives)
 app.command("score")(score.score)
 app.command("export")(export.export)
 app.add_typer(evaluate.app, name="evaluate")
