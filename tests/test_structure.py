@@ -29,7 +29,7 @@ ARROWS = {
     "data": {"types"},
     "vlm_data": {"corruptions", "data", "types"},
     "corruptions": {"pictures", "types"},
-    "negatives": {"corruptions", "data", "models", "playground", "references", "types", "vlm_data"},
+    "negatives": {"corruptions", "data", "models", "playground", "references", "rewards", "types", "vlm_data"},
     "models": {"types"},
     "rewards": {"caches", "data", "playground", "types"},
     "evaluation": {"playground", "rewards"},

@@ -9,17 +9,36 @@ from PIL import Image
 
 from mmalign.corruptions.pixels import integer, unit, within
 
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
 
 @dataclass(frozen=True)
 class Collage:
-    """Pictures to show, which of them (``shown``) holds the target, where in it (left, top, right, bottom), and the
-    words that point to it, to put before a question about the target.
+    """Pictures to show, which of them (``shown``) holds the target, where in it (``box``), and the words that point to
+    it, to put before a question about the target. ``boxes``: where all pictures of a grid are, the target among them.
     """
 
     images: tuple[Image.Image, ...]
     shown: int
-    box: tuple[int, int, int, int]
+    box: Box
     pointer: str
+    boxes: tuple[Box, ...] = ()
+
+    def squared(self) -> "Collage":
+        """The same with its one image in the middle of a black square: encoders that crop then cut nothing."""
+        image, *more = self.images
+        if more:
+            raise ValueError("only a collage of one image can be made square as a whole")
+        side = max(image.size)
+        left, top = (side - image.width) // 2, (side - image.height) // 2
+        canvas = Image.new("RGB", (side, side))
+        canvas.paste(image, (left, top))
+
+        def moved(box: Box) -> Box:
+            return box[0] + left, box[1] + top, box[2] + left, box[3] + top
+
+        boxes = tuple(moved(box) for box in self.boxes)
+        return Collage((canvas,), self.shown, moved(self.box), self.pointer, boxes)
 
 
 def sequence(target: Image.Image, others: Sequence[Image.Image], generator: torch.Generator) -> Collage:
@@ -43,16 +62,15 @@ def grid(target: Image.Image, others: Sequence[Image.Image], generator: torch.Ge
     place = integer(generator, number)
     pictures = [*others[:place], target, *others[place:]]
     canvas = Image.new("RGB", (columns * cell, rows * cell))
-    box = (0, 0, 0, 0)
+    boxes: list[Box] = []
     for index, shown in enumerate(pictures):
         fitted = _fitted(shown, cell, cell)
         left = index % columns * cell + (cell - fitted.width) // 2
         top = index // columns * cell + (cell - fitted.height) // 2
         canvas.paste(fitted, (left, top))
-        if index == place:
-            box = (left, top, left + fitted.width, top + fitted.height)
+        boxes.append((left, top, left + fitted.width, top + fitted.height))
     pointer = f"In the picture in row {place // columns + 1}, column {place % columns + 1}: "
-    return Collage((canvas,), 0, box, pointer)
+    return Collage((canvas,), 0, boxes[place], pointer, tuple(boxes))
 
 
 def picture_in_picture(

@@ -35,12 +35,9 @@ def load_vlm(
     ``attention``: implementation in the language model and in the vision tower (FlexAttention: in the former alone,
     which is where there is something to skip). ``min_pixels``, ``max_pixels``: pictures are scaled to lie between.
     """
-    info = peek_vlm(model)
-    if problem := pixels_problem(info, min_pixels, max_pixels):
-        raise ValueError(problem)
+    info, processor = _processor(model, min_pixels, max_pixels)
     chosen: Any = {"text_config": attention, "": "sdpa"} if attention == "flex_attention" else attention
     try:
-        processor = AutoProcessor.from_pretrained(info.location, revision=model.revision)
         loaded = AutoModelForImageTextToText.from_pretrained(
             info.location,
             revision=model.revision,
@@ -55,8 +52,27 @@ def load_vlm(
             raise ValueError(f"vlm.attention: {attention} is not for a {info.model_type} here; use sdpa") from error
         raise ValueError(explain(error, model.name, revision=model.revision)) from error
     loaded.requires_grad_(False).eval()
-    _limit_pixels(processor.image_processor, min_pixels, max_pixels)
     return VLMComponents(info, loaded, processor)
+
+
+def vlm_without_weights(
+    model: ModelConfig, *, min_pixels: int | None = None, max_pixels: int | None = None
+) -> VLMComponents:
+    """The same with a model on the meta device: for tokens, shapes and names."""
+    info, processor = _processor(model, min_pixels, max_pixels)
+    return VLMComponents(info, vlm_skeleton(info), processor)
+
+
+def _processor(model: ModelConfig, min_pixels: int | None, max_pixels: int | None) -> tuple[VLMInfo, Any]:
+    info = peek_vlm(model)
+    if problem := pixels_problem(info, min_pixels, max_pixels):
+        raise ValueError(problem)
+    try:
+        processor: Any = AutoProcessor.from_pretrained(info.location, revision=model.revision)
+    except HUB_ERRORS as error:
+        raise ValueError(explain(error, model.name, revision=model.revision)) from error
+    _limit_pixels(processor.image_processor, min_pixels, max_pixels)
+    return info, processor
 
 
 def _limit_pixels(images: Any, min_pixels: int | None, max_pixels: int | None) -> None:
@@ -65,14 +81,13 @@ def _limit_pixels(images: Any, min_pixels: int | None, max_pixels: int | None) -
     wanted = {name: pixels for name, pixels in given.items() if pixels is not None}
     if not wanted:
         return
-    size = {name: wanted.get(name, images.size[name]) for name in given}
-    if size["shortest_edge"] > size["longest_edge"]:
-        least, most = size.values()
+    least, most = (int(wanted.get(name, images.size[name])) for name in given)
+    if least > most:
         raise ValueError(
             f"pictures would have at least {least} and at most {most} pixels; set vlm.min_pixels and vlm.max_pixels "
             "both, because the processor's own limit stands where one is not set"
         )
-    images.size = size
+    images.size = {"shortest_edge": least, "longest_edge": most}
 
 
 def vlm_skeleton(info: VLMInfo) -> Any:

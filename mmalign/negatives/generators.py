@@ -14,21 +14,29 @@ from pydantic import TypeAdapter, ValidationError
 
 from mmalign.negatives.answers import Answered
 from mmalign.negatives.bdhs import BDHS, BDHSNoise
+from mmalign.negatives.best_of import BestOfN
 from mmalign.negatives.building import Built, Made, Make, build, seed_of, work_folder
+from mmalign.negatives.divide import DivideAndConquer
 from mmalign.negatives.kit import Kit, Method
 from mmalign.negatives.m3id_pairs import M3IDPairs
 from mmalign.negatives.methods import DropoutNTP, TextSwap
+from mmalign.negatives.mia import MIA
 from mmalign.negatives.povid import PovidImage, PovidText
+from mmalign.negatives.realign import ReAlign
 from mmalign.negatives.speaking import Speaker
 from mmalign.types import VLMPair
 
 GENERATORS: dict[str, type[Method]] = {
     "bdhs": BDHS,
     "bdhs_noise": BDHSNoise,
+    "best_of": BestOfN,
+    "divide_and_conquer": DivideAndConquer,
     "dropout_ntp": DropoutNTP,
     "m3id": M3IDPairs,
+    "mia": MIA,
     "povid_image": PovidImage,
     "povid_text": PovidText,
+    "realign": ReAlign,
     "text_swap": TextSwap,
 }
 

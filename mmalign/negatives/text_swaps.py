@@ -117,6 +117,16 @@ def swapped_pair(
     return replace(pair, extras={**pair.extras, **how})
 
 
+def masked(text: str, vocabulary: Vocabulary, mark: str) -> tuple[str, list[str]]:
+    """(``text`` with ``mark`` in the place of every phrase of the vocabulary, the phrases in order)."""
+    found = _places(text, vocabulary.groups)
+    shown, end = "", 0
+    for start, phrase, _ in found:
+        shown += text[end:start] + mark
+        end = start + len(phrase)
+    return shown + text[end:], [text[start : start + len(phrase)] for start, phrase, _ in found]
+
+
 def _places(text: str, groups: Mapping[str, tuple[str, ...]]) -> list[tuple[int, str, str]]:
     """(first character, phrase, group) of every phrase in the text as whole words; longer phrases before shorter."""
     owner = {phrase: name for name, phrases in groups.items() for phrase in phrases}
