@@ -3,7 +3,7 @@
     python -m app                                        the embedded models, no download
     python -m app --base NAME --aligned RUN_DIR          a model and what a run made of it
     python -m app --base VLM --aligned RUN_DIR           answers of vision-language models (--pictures DIR)
-    python -m app --models models.yaml                   several
+    python -m app --models models.yaml                   several, of one family
     python -m app --gallery OUT/base OUT/aligned         pictures of ``mmalign generate``, no model loaded
 
 Handlers are plain functions (``compare``, ``arena``, ``board``, ``dataset``), layouts are the ``*_tab`` modules beside

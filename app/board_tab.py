@@ -24,15 +24,17 @@ RATERS = 20
 
 def build(ctx: Context, tab: gr.Tab) -> None:
     """The tab; the board is computed when a visitor goes there, when the choice changes, and on Refresh."""
-    style = gr.Radio(
-        list(STYLES),
-        value=next(iter(STYLES)),
-        label="Strengths",
-        info=STYLE_IS[ctx.arena.sides.kind],
-        elem_id="board-style",
-    )
+    with gr.Row(elem_classes="bar"):
+        style = gr.Radio(
+            list(STYLES),
+            value=next(iter(STYLES)),
+            label="Strengths",
+            info=STYLE_IS[ctx.arena.sides.kind],
+            scale=4,
+            elem_id="board-style",
+        )
+        refresh = gr.Button("Refresh", scale=1, min_width=110, elem_id="refresh-board")
     shown = gr.HTML(markup.empty("No board yet", "It is drawn from the votes of the Arena."), elem_id="board")
-    refresh = gr.Button("Refresh", size="sm", elem_id="refresh-board")
 
     def on_show(style: Any, request: gr.Request) -> str:
         with explained():
@@ -114,7 +116,7 @@ def _standing(one: Standing, low: float, high: float) -> list[str]:
     numbers = [f"{one.elo:.0f}", str(one.wins), str(one.losses), str(one.ties)]
     return [
         f'<td><span class="rank">{one.rank}</span></td>',
-        f'<td class="player">{text(one.player)}</td>',
+        f'<td class="player">{markup.player(one.player)}</td>',
         f'<td class="number">{one.strength:+.2f}</td>',
         f'<td>{bar}<small class="quiet">{said}</small></td>',
         *(f'<td class="number">{number}</td>' for number in numbers),
@@ -127,14 +129,14 @@ def heat_map(board: Board) -> str:
     places = {player: board.players.index(player) for player in order}
     rows = []
     for first in order:
-        cells = [f'<td class="player">{text(first)}</td>']
+        cells = [f'<td class="player">{markup.player(first)}</td>']
         for second in order:
             won = board.wins[places[first]][places[second]]
             lost = board.wins[places[second]][places[first]]
             tied = board.ties[places[first]][places[second]]
             cells.append(_cell(won, lost, tied, first == second))
         rows.append(cells)
-    return markup.table(["row over column", *(text(player) for player in order)], rows, "heat")
+    return markup.table(["row over column", *(markup.player(player) for player in order)], rows, "heat")
 
 
 def _cell(won: int, lost: int, tied: int, same: bool) -> str:

@@ -78,7 +78,7 @@ def _sampling(ctx: Context, prompt: str) -> dict[str, Any]:
             seeds = ctx.source.seeds(prompt)
             form["seed"] = gr.Dropdown(seeds, value=seeds[0], label="Seed", min_width=120)
         at_first = SEEDS_AT_FIRST if ctx.source.cheap else 1
-        form["count"] = gr.Slider(1, validation.MOST_SEEDS, at_first, step=1, label="Seeds in a row", min_width=140)
+        form["count"] = gr.Slider(1, validation.MOST_SEEDS, at_first, step=1, label="Seeds", min_width=140)
     if live:
         dice = gr.Button("New seed", size="sm", elem_id="new-seed")
         dice.click(lambda: random.randrange(100_000), None, form["seed"], api_visibility="private", queue=False)
@@ -176,9 +176,10 @@ def _wire(ctx: Context, form: dict[str, Any], buttons: dict[str, Any], shown: di
         index = int(chosen.index) // 2
         return [index, *on_view(key, index, view)]
 
-    def on_stop(request: gr.Request) -> str:
+    def on_stop(request: gr.Request) -> Any:
         stopped = ctx.jobs.stop(session_of(request))
-        return markup.empty("Stopped" if stopped else "Nothing was running", EMPTY)
+        words = "Stopped. Nothing of it was kept." if stopped else "Nothing was running."
+        return gr.update(value=markup.notice(words), visible=True)
 
     everything = [*inputs, shown["view"]]
     common: dict[str, Any] = {"fn": on_generate, "inputs": everything}

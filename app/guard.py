@@ -1,10 +1,12 @@
 """A small ASGI middleware in front of Gradio: no uploads, no fetching of URLs, bounded requests, a strict policy.
 
 Nothing in the app takes a file, so the upload route, which Gradio always opens, is shut. The content policy makes the
-page work offline and keeps anything that slipped through escaping from loading or sending anything elsewhere.
+page work offline and keeps anything that slipped through escaping from loading or sending anything elsewhere. Pages of
+other sites are refused whatever the host is: Gradio's ``strict_cors`` looks at this machine's own names only, and lets
+any site read what a logged-in visitor may read once the app has another address.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -25,17 +27,22 @@ HEADERS = {
 
 
 class Guard:
-    """Wraps the app; refuses with 403 or 413 and a sentence, and adds ``HEADERS`` to every answer."""
+    """Wraps the app; refuses with 403 or 413 and a sentence, and adds ``HEADERS`` to every answer.
 
-    def __init__(self, app: Callable[..., Awaitable[None]], largest_body: int = LARGEST_BODY) -> None:
-        self.app, self.largest_body = app, largest_body
+    ``behind_proxy``: the address that visitors use may also stand in ``X-Forwarded-Host``.
+    """
+
+    def __init__(
+        self, app: Callable[..., Awaitable[None]], largest_body: int = LARGEST_BODY, *, behind_proxy: bool = False
+    ) -> None:
+        self.app, self.largest_body, self.behind_proxy = app, largest_body, behind_proxy
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = refused(scope["path"])
+        refusal = refused(scope["path"]) or foreign(scope["headers"], self.behind_proxy)
         if refusal is not None:
             await _answer(send, 403, refusal)
             return
@@ -63,6 +70,16 @@ def refused(path: str) -> str | None:
     if "proxy=" in plain or ("file=" in plain and "://" in plain.split("file=", 1)[1]):
         return "this app fetches nothing from elsewhere"
     return None
+
+
+def foreign(headers: Iterable[tuple[bytes, bytes]], behind_proxy: bool) -> str | None:
+    """Why a request of another site's page is not answered; None for one of this page, or of a program."""
+    sent = {name.lower(): value.decode("latin-1") for name, value in headers}
+    origin = sent.get(b"origin")
+    own = {sent.get(b"host", "")} | ({sent.get(b"x-forwarded-host", "")} if behind_proxy else set())
+    if origin is None or (origin.partition("://")[2] or "none") in own:
+        return None
+    return "this app answers its own page and programs, not the pages of other sites"
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

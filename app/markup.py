@@ -1,6 +1,7 @@
 """Pieces of HTML. Everything that comes from a person, a file or a model's name goes through :func:`text`."""
 
 import html
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,6 +79,8 @@ def summary(comparison: Comparison, index: int) -> str:
             f"{f', {equal} equal' if equal else ''}, {_mean(changes)}."
         )
     body = f'<p class="summary">{" ".join(lines)}</p>' if lines else ""
+    if count > 1:
+        body += f'<p class="quiet">All {count} seeds: press one to see it above.</p>'
     cannot = [scored for scored in comparison.scored if scored.problem]
     return body + "".join(
         f'<p class="cannot">{text(scored.reward)} gives no score here: {text(scored.problem[:400])}</p>'
@@ -100,6 +103,12 @@ def flicker(left: Picture, right: Picture) -> str:
         f'<div class="over"><img src="{data_uri(left)}" alt="{text(f"{left.model}: {left.prompt}")}">'
         f"<figcaption>{text(left.model)}</figcaption></div></figure>"
     )
+
+
+def player(name: str) -> str:
+    """A name on the board; digests behind ``#`` in small print."""
+    parts = re.split(r"(#[0-9a-f]{8}(?![0-9a-f]))", name)
+    return "".join(f"<small>{text(part)}</small>" if number % 2 else text(part) for number, part in enumerate(parts))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:

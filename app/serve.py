@@ -162,7 +162,7 @@ def launch_options(options: argparse.Namespace) -> dict[str, Any]:
         "mcp_server": False,
         "pwa": False,
         "footer_links": [],
-        "app_kwargs": {"middleware": [Middleware(Guard)]},
+        "app_kwargs": {"middleware": [Middleware(Guard, behind_proxy=options.behind_proxy)]},
     }
 
 

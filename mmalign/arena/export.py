@@ -14,6 +14,7 @@ from mmalign.arena.training_rows import Made, Ties, pairs, pictures_of, rankings
 from mmalign.arena.types import Vote
 from mmalign.data import table_of, write_canonical, write_pickapic_table
 from mmalign.data.table import count
+from mmalign.data.targets import new_parquet
 from mmalign.vlm_data import table_of as vlm_table_of
 from mmalign.vlm_data import write_vlm_canonical
 
@@ -166,10 +167,6 @@ def _target(out: str | Path, form: str, ties: str, merge: bool) -> Path:
         raise ValueError(f"ties={shown(ties)} must be drop or soft")
     if form in ("kto", "rankings") and (ties != "drop" or merge):
         raise ValueError(f"ties and merge are about pairs and would be ignored with form={form}")
-    target = Path(out).expanduser().absolute()
-    if target.suffix != ".parquet" or target.name.startswith("."):
-        raise ValueError(f"out={out}: give a file name that ends in .parquet")
-    if target.exists():
-        raise ValueError(f"{target} exists and is not overwritten; give another name")
+    target = new_parquet(out).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     return target

@@ -1,6 +1,5 @@
 """``mmalign arena``: the leaderboard of a vote store, its votes as training data, and forgetting a voter."""
 
-import json
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -72,6 +71,7 @@ def board(
     """Strengths, intervals and ranks, how few votes hold up the lead, and how far voters agree."""
     from mmalign.arena import HoldOut, VoteStore, agreement, comparisons_of, leaderboard, smallest_flip
     from mmalign.arena.style import measure_style
+    from mmalign.caches.files import write_json
 
     if images is not None and not style:
         raise ValueError("--images would be ignored: only --style reads pictures")
@@ -93,9 +93,7 @@ def board(
     if out is not None:
         whole = {"board": found.as_json(), "flips": [asdict(flip) for flip in flips], "agreement": asdict(voters)}
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f"{out.name}.partial")
-        partial.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(out)
+        write_json(out, whole)
         typer.echo(f"everything: {out}")
 
 

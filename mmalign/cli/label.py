@@ -219,9 +219,8 @@ def _data(
 
 
 def _check_output(out: Path, to: Target, form: Form) -> None:
-    if out.suffix != ".parquet":
-        raise ValueError(f"--out {out}: give a file name that ends in .parquet")
-    if out.exists():
-        raise ValueError(f"{out} exists and is not overwritten; give another name")
+    from mmalign.data.targets import new_parquet
+
+    new_parquet(out, "--out ")
     if to is Target.pickapic and form not in (Form.pairs, Form.soft):
         raise ValueError(f"--to pickapic holds pairs, and --as {form.value} makes none; use --to canonical")

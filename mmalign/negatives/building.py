@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mmalign.data.table import RowTable, TableReport, named
+from mmalign.data.targets import new_parquet
 from mmalign.data.verification import progress_bar
 from mmalign.negatives.answers import Answered
 from mmalign.negatives.journal import Journal
@@ -57,12 +58,7 @@ def generator_of(seed: int) -> torch.Generator:
 
 def check_out(out: str | Path) -> Path:
     """The file that will be written. ValueError for another suffix, or a file that is there."""
-    target = Path(out).expanduser()
-    if target.suffix != ".parquet":
-        raise ValueError(f"out={out}: give a file name that ends in .parquet")
-    if target.exists():
-        raise ValueError(f"{target} exists and is not overwritten; give another name")
-    return target
+    return new_parquet(out)
 
 
 def work_folder(out: str | Path) -> Path:

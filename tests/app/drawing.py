@@ -79,4 +79,5 @@ class CannedAnswers(AnswerSource):
         return {"adapter": model, "adapter_hash": "0" * 64}
 
     def answer(self, model: str, picture: str, question: str) -> str:
-        return f"there is a {'red' if model == 'base' else 'blue'} star, as {question}"
+        wordy = (int(picture.split()[-1]) % 2 == 0) == (model == "base")
+        return f"there is a {'red' if model == 'base' else 'blue'} star, as {question}" + " and no more" * wordy

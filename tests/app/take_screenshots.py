@@ -1,9 +1,10 @@
 """The screenshots of the documentation: the app on a model and what a run made of it, in a real browser.
 
     mmalign quickstart --out runs/quickstart
-    python tests/app/take_screenshots.py --out docs/images
+    mmalign quickstart --task vlm --out runs/quickstart
+    python tests/app/take_screenshots.py --answers runs/quickstart/vlm_dpo_seed0 --out docs/images
 
-Every picture on them was sampled from the two models. The votes behind the leaderboard are cast by the playground's
+Every picture and answer on them is of the two models. The votes behind the leaderboard are cast by the playground's
 oracle, in the name of four voters: nobody's opinion, which the captions of the documentation have to say.
 """
 
@@ -38,6 +39,7 @@ def main() -> None:
     """Read the options, serve the pair, vote, and take the pictures."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--aligned", type=Path, metavar="RUN_DIR", help="default: the newest of runs/quickstart")
+    options.add_argument("--answers", type=Path, metavar="RUN_DIR", help="a run of tiny-llava; default: none is shown")
     options.add_argument("--out", type=Path, default=Path("docs/images"))
     options.add_argument("--prompt", default="a large striped blue heart on a black background")
     options.add_argument("--votes", type=int, default=48)
@@ -54,11 +56,18 @@ def main() -> None:
         take(served, chosen.out, chosen.prompt)
         served.app.get_blocks().close(verbose=False)
         ctx.arena.close()
+    if chosen.answers is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            given = ["--base", "playground/tiny-llava", "--aligned", str(chosen.answers), "--store", folder]
+            answering = serve_context(serve.context(serve.parser().parse_args(given)))
+            take(answering, chosen.out, None)
+            answering.app.get_blocks().close(verbose=False)
+            answering.ctx.arena.close()
     shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 
-def take(served: SimpleNamespace, out: Path, prompt: str) -> None:
-    """Compare and Arena of the first visit, and the leaderboard, on a desktop and a phone."""
+def take(served: SimpleNamespace, out: Path, prompt: str | None) -> None:
+    """Compare and Arena of the first visit, and the leaderboard, on a desktop and a phone; of answers the Arena."""
     expect.set_options(timeout=120_000)
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
@@ -66,11 +75,23 @@ def take(served: SimpleNamespace, out: Path, prompt: str) -> None:
             page = browser.new_context(**size, device_scale_factor=1).new_page()
             page.set_default_timeout(120_000)
             page.goto(served.url, wait_until="domcontentloaded")
-            visit(page, kind, out, prompt, served.ctx.arena)
+            if prompt is None:
+                look_at_answers(page, kind, out)
+            else:
+                look(page, kind, out, prompt, served.ctx.arena)
         browser.close()
 
 
-def visit(page: Any, kind: str, out: Path, prompt: str, arena: Arena) -> None:
+def look_at_answers(page: Any, kind: str, out: Path) -> None:
+    """Two answers to one question, and a blind pair of them."""
+    expect(page.locator("#answers")).to_be_visible()
+    screenshot(page, out / f"app-answers-{kind}.png")
+    open_tab(page, "Arena")
+    expect(page.locator("#arena-left .answer")).to_be_visible()
+    screenshot(page, out / f"app-answers-arena-{kind}.png")
+
+
+def look(page: Any, kind: str, out: Path, prompt: str, arena: Arena) -> None:
     """One visitor's way through the tabs."""
     expect(page.locator("#picture-left img")).to_be_visible()
     page.locator("#prompt textarea").fill(prompt)

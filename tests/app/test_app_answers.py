@@ -176,7 +176,7 @@ def test_votes_on_answers_are_counted_exported_and_trained_on(ctx: Context, tmp_
         ctx.arena.vote(token, shown.battle_id, read_ballot(better, None, None, [], "", 1.0))
     page = board_tab.page_of(ctx)
     assert f"{before + 12}</strong>" in page
-    assert "aligned#" in page.replace("</b><small>", "")
+    assert "aligned<small>#" in page
     (effect,) = findings(ctx, style=True).board.style
     assert effect.name == "length"
     listed = dataset_tab.rows_of(dataset.votes_of(ctx, "", "aligned", "decided"))

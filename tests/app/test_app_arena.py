@@ -168,6 +168,36 @@ def test_votes_are_found_and_exported_once(ctx: Context) -> None:
         dataset.export(ctx, "../../x")
 
 
+def test_ties_are_soft_labels_where_asked_for_and_both_bad_is_none(ctx: Context) -> None:
+    voted(ctx, 12, "tie")  # the left one acceptable, the right one not
+    for _ in range(12):
+        token = ctx.arena.new_voter()
+        ctx.arena.vote(token, ctx.arena.next(token).battle_id, ballot("tie", "no", "no"))
+    with pytest.raises(ValueError, match="no row to export"):
+        dataset.export(ctx, "canonical")
+    with pytest.raises(ValueError, match="are about pairs"):
+        dataset.export(ctx, "kto", "soft")
+    with pytest.raises(ValueError, match="ties 'half' is unknown"):
+        dataset.export(ctx, "canonical", "half")
+    copy, done = dataset.export(ctx, "canonical", "soft")
+    assert set(pq.read_table(copy)["preference"].to_pylist()) == {0.5}
+    assert done.left_out["both bad"] > 0
+    assert done.rows == done.votes <= 12
+
+
+def test_the_next_battle_is_made_before_it_is_asked_for(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = ctx.arena.new_voter()
+    first = ctx.arena.next(token)
+    ready = [future.result() for future in ctx.arena._ready["pair"]]
+    assert len(ready) == ctx.arena.ahead == 2
+    monkeypatch.setattr(ctx.arena.sides, "of", lambda models: pytest.fail("made while the voter waits"))
+    monkeypatch.setattr(ctx.arena, "preload", lambda form: None)
+    later = [ctx.arena.next(token) for _ in ready]
+    for shown, battle in zip(later, ready, strict=True):
+        assert ctx.arena.store.battle(shown.battle_id).sides == battle.sides
+    assert len({first.battle_id, *(shown.battle_id for shown in later)}) == 3
+
+
 def test_a_prompt_with_a_script_stays_text(ctx: Context) -> None:
     from app import arena_markup
     from mmalign.arena import Ballot, Battle, Side

@@ -64,7 +64,7 @@ def test_a_visit_from_comparison_to_export(page: Any, served: SimpleNamespace, t
     expect(page.locator("#slider img").first).to_be_visible()
     page.locator("#view").get_by_text("Side by side").click()
     expect(page.locator("#picture-left img")).to_be_visible()
-    page.get_by_label("number input for Seeds in a row").fill("3")
+    page.get_by_label("number input for Seeds").fill("3")
     page.locator("#generate").click()
     expect(page.locator("#seed-grid img")).to_have_count(6)
     expect(page.locator("#compare-summary")).to_contain_text("of 3 seeds")

@@ -5,14 +5,20 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from conftest import context_on, serve_context
 from gradio_client import Client
 from PIL import Image
 
+from app.context import QUEUE
+from app.guard import foreign
+from app.limits import RateLimit
+from app.page import CACHE_SECONDS
 from mmalign.arena import Vote
 
 
@@ -83,6 +89,42 @@ def test_the_page_is_served_with_a_strict_policy(http: httpx.Client) -> None:
     config = http.get("/config").json()
     assert not config.get("analytics_enabled")
     assert "base" in page.text  # the names are public; which side is which is not
+
+
+def test_other_sites_get_nothing_and_what_is_kept_is_bounded(http: httpx.Client, served: SimpleNamespace) -> None:
+    name = served.url.removeprefix("http://")
+    for origin in ("https://evil.example", "null", f"http://{name}.evil.example", "http://localhost:1", f"x://{name}0"):
+        asked = {"origin": origin, "access-control-request-method": "POST"}
+        told = [
+            http.get("/config", headers=asked),
+            http.options("/gradio_api/queue/join", headers=asked),
+            http.post("/gradio_api/call/voter", headers=asked, json={"data": []}),
+        ]
+        assert [answer.status_code for answer in told] == [403] * 3, origin
+        assert all("access-control-allow-origin" not in answer.headers for answer in told)
+    assert http.get("/config", headers={"origin": served.url}).status_code == 200
+    assert http.get("/config", headers={"origin": "https://a.example", "host": "a.example"}).status_code == 200
+    proxied = [(b"host", b"127.0.0.1:7860"), (b"x-forwarded-host", b"a.example"), (b"origin", b"https://a.example")]
+    assert foreign(proxied, behind_proxy=True) is None
+    assert "its own page" in str(foreign(proxied, behind_proxy=False))  # anybody can write that header
+    blocks = served.app.get_blocks()
+    assert blocks._queue.max_size == QUEUE
+    assert blocks.delete_cache == CACHE_SECONDS  # so often, and so old a picture may get
+
+
+def test_a_visitor_who_asks_too_often_is_told_when_to_come_back(gallery: list[Path], tmp_path: Path) -> None:
+    few = {"generations": RateLimit(1, "generations"), "votes": RateLimit(2, "votes and battles")}
+    limited = serve_context(context_on(gallery, tmp_path, **few))
+    values = ["base", "aligned", prompt_of(limited), "", 0, 1, 12, 1, 1, [], "Slider"]
+    with httpx.Client(base_url=limited.url, timeout=60) as http:
+        told = [call(http, "compare", json.dumps({"data": values})) for _ in range(2)]
+        told += [call(http, "voter", '{"data": []}') for _ in range(3)]
+    done = ["event: complete" in answer for answer in told]
+    assert done == [True, False, True, True, False]
+    assert "1 generations in 60 s are allowed; try again in" in told[1]
+    assert "2 votes and battles in 60 s are allowed" in told[4]
+    limited.app.get_blocks().close(verbose=False)
+    limited.ctx.arena.close()
 
 
 def prompt_of(served: SimpleNamespace) -> str:

@@ -1,5 +1,6 @@
 """Models that are really sampled: same noise for both, the LoRA's scale, stopping, and what is told about a picture."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from app.live import LiveSource
 from app.settings import checked
 from app.sources import Request
+from app.weights import digest_of
 from mmalign.models import generate, load_aligned, load_components, make_trainable, save_aligned
+from mmalign.models.names import PLAYGROUND
 from mmalign.training.config import LoRAConfig
 
 PROMPT = "a large solid red circle on a white background"
@@ -47,6 +50,7 @@ def test_the_scale_of_a_lora_moves_the_loaded_model(source: LiveSource) -> None:
     assert half.provenance["lora_scale"] == 0.5
     assert len(full.provenance["adapter_hash"]) == 64
     assert base.provenance["adapter_hash"] is None
+    assert base.provenance["model_hash"] == full.provenance["model_hash"] == digest_of(str(PLAYGROUND / "tiny-sdxl"))
     assert base.provenance["scheduler"] == type(pipe.scheduler).__name__
 
 
@@ -64,6 +68,24 @@ def test_steps_are_told_and_what_they_raise_stops(source: LiveSource) -> None:
 
     with pytest.raises(InterruptedError, match="1 of 2"):
         source.sample("base", Request(PROMPT, (13,), steps=2, guidance=1.0), stop)
+
+
+def test_weights_are_told_apart_by_their_files_or_by_the_commit_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content in (("one", b"a"), ("two", b"a"), ("three", b"b")):
+        (tmp_path / name / "unet").mkdir(parents=True)
+        (tmp_path / name / "unet" / "model.safetensors").write_bytes(content)
+    one, two, three = (digest_of(str(tmp_path / name)) for name in ("one", "two", "three"))
+    assert one == two != three
+    hub, commit = tmp_path / "hub" / "models--somebody--something", "c" * 40
+    (hub / "refs").mkdir(parents=True)
+    (hub / "refs" / "main").write_text(commit)
+    (hub / "snapshots" / commit).mkdir(parents=True)
+    (hub / "snapshots" / commit / "model_index.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert digest_of("somebody/something") == commit
+    assert digest_of("somebody/else") is None
 
 
 def test_what_the_settings_fix_is_not_the_visitors() -> None:

@@ -59,6 +59,14 @@ def test_options_that_exclude_each_other_and_a_store_in_the_cache(tmp_path: Path
         serve.store_folder(Path(os.environ["GRADIO_TEMP_DIR"]) / "votes")
 
 
+def test_a_file_of_models_is_what_is_served() -> None:
+    file = str(ROOT / "app" / "models.example.yaml")
+    source = serve.source_of(serve.parser().parse_args(["--models", file]))
+    assert source.names == ["tiny-sdxl", "tiny-sdxl with guidance"]
+    with pytest.raises(ValueError, match="no such file"):
+        serve.source_of(serve.parser().parse_args(["--models", "none.yaml"]))
+
+
 def test_an_old_gradio_is_refused() -> None:
     serve.check_gradio("6.20.0")
     for version in ("5.49.1", "6.19.9"):

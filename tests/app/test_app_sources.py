@@ -233,7 +233,12 @@ def test_names_and_prompts_are_text_everywhere() -> None:
     made = compare.Comparison((side,), (side,), scored)
     pieces = [markup.hero(EVIL, EVIL), markup.notice(EVIL), markup.problem(EVIL), markup.empty(EVIL, EVIL)]
     pieces += [markup.caption(made, 0, "a"), markup.caption(made, 0, "b"), markup.summary(made, 0)]
-    pieces += [markup.flicker(side, side), markup.tiles([(EVIL, EVIL)])]
+    pieces += [
+        markup.player(EVIL),
+        markup.player(f"{EVIL}#0123abcd"),
+        markup.flicker(side, side),
+        markup.tiles([(EVIL, EVIL)]),
+    ]
     for piece in pieces:
         assert "<script" not in piece
         assert "<img src=x" not in piece

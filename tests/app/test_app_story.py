@@ -12,6 +12,7 @@ from app import board_tab, compare, dataset
 from app.arena import Arena
 from app.board import findings
 from app.context import Context
+from app.gallery import GallerySource
 from app.live import LiveSource
 from app.scoring import Scorers
 from app.settings import Settings, checked, given_settings
@@ -77,6 +78,15 @@ def test_votes_train_a_model_that_is_compared_and_voted_on_again(store: VoteStor
     assert trained["adapter"] == "run"
     assert trained["lora_scale"] is None  # the recipe trains the whole model, which has no scale
     assert second.source.effective("aligned", Request("", (0,), lora_scale=0.5)).lora_scale == 1.0
+
+    # What ``mmalign generate`` makes of both is a gallery of the same pictures.
+    prompt, made = after.right[0].prompt, tmp_path / "made"
+    line = ["generate", "--base", "playground/tiny-sdxl", "--aligned", str(run), "--prompt", prompt, "--out", str(made)]
+    told = CliRunner().invoke(cli, [*line, "--seeds", "5", "--steps", str(STEPS), "--guidance", "1"])
+    assert told.exit_code == 0, told.output
+    gallery = GallerySource([made / "base", made / "aligned"])
+    for name, live in (("base", after.left[0]), ("aligned", after.right[0])):
+        assert gallery.sample(name, Request(prompt, (5,)))[0].png == live.png
 
     more = oracle_votes(second.arena, voters, 4, rng=random.Random(1))
     assert {side.model for one in more for side in one.sides} == {"base", "aligned"}

@@ -143,7 +143,7 @@ def test_two_answers_are_compared_voted_on_and_exported(
 ) -> None:
     expect, store = playwright.expect, answering.ctx.arena.store
     with visit(browser, kind, answering.url) as page:
-        expect(page.locator("#answers mark").first).to_have_text("red")
+        expect(page.locator("#answers mark").first).to_contain_text("red")
         page.locator("#question input, #question textarea").fill("what is where ?")
         page.locator("#ask-both").click()
         expect(page.locator("#answers")).to_contain_text("as what is where ?")
@@ -156,12 +156,17 @@ def test_two_answers_are_compared_voted_on_and_exported(
         expect(page.locator("#arena-mode")).to_have_count(0)
         assert "base" not in page.locator("#arena").inner_text()
         before = store.counts()["votes"]
+        page.get_by_text("Say why").click()
+        page.locator("#tags").get_by_text("count").click()
+        page.get_by_label("In your words").fill("one too many")
+        page.locator("#battle-prompt").click()  # no longer typing: keys are shortcuts again
         page.locator("body").press("q")
         expect(page.locator("#left-ok input").first).to_be_checked()
         page.locator("body").press("ArrowLeft")
         expect(page.locator("#receipt")).to_contain_text("Vote kept")
         expect(page.locator("#reveal-left")).to_contain_text(list(store.votes())[-1].battle.left.model)
-        assert list(store.votes())[-1].ballot.left_ok is True
+        ballot = list(store.votes())[-1].ballot
+        assert (ballot.left_ok, ballot.tags, ballot.reasons) == (True, ("count",), "one too many")
         assert store.counts()["votes"] == before + 1
         page.locator("body").press("Enter")
         expect(page.locator("#vote-left")).to_be_visible()
