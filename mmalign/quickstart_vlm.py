@@ -26,7 +26,7 @@ from mmalign.training.run import train
 
 MODEL = "playground/tiny-llava"
 RECIPE = "playground/vlm_visual"
-PICTURES = 200
+PICTURES = 300
 SHOWN = (
     "hallucination_rate",
     "wrong_claims",

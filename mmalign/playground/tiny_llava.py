@@ -2,7 +2,7 @@
 
 Same classes as the real one: a CLIP vision tower whose class token is dropped, a projector of two layers, a Llama text
 model, ``LlavaProcessor`` with a chat template in LLaVA's words (``USER: <image>`` ... ``ASSISTANT:`` ...). 64 px
-pictures in patches of sixteen: 16 picture tokens. The tokenizer is a fast one that knows the playground's words.
+pictures in patches of eight: 64 picture tokens. The tokenizer is a fast one that knows the playground's words.
 """
 
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 IMAGE_SIZE = 64
-PATCH_SIZE = 16
+PATCH_SIZE = 8
 WIDTH = 128
 VISION_LAYERS = 3
 TEXT_LAYERS = 3

@@ -15,7 +15,7 @@ from mmalign.playground.pretrain import LlavaSettings, pretrain
 from mmalign.playground.pretrain.conversations import conversation_dataset
 from mmalign.playground.pretrain.llava import answer_loss, to_pixels
 from mmalign.playground.questions import DESCRIBE, words
-from mmalign.playground.tiny_llava import IMAGE_ID, build_processor, build_tiny_llava
+from mmalign.playground.tiny_llava import BOS_ID, IMAGE_ID, USER_ID, build_processor, build_tiny_llava
 from mmalign.playground.vlm_pairs import VLMPairSettings, own_pairs
 from mmalign.training.config import ModelConfig
 
@@ -76,7 +76,7 @@ def test_every_word_is_one_token_and_the_chat_template_is_llavas() -> None:
     text = processor.apply_chat_template(conversation)
     assert text == "USER: <image>\ndescribe the picture . ASSISTANT: a Red circle.</s>"
     ids = processor(text=text, images=[looks(1)[0].image], return_tensors="pt").input_ids[0]
-    assert (ids == IMAGE_ID).sum() == 16
+    assert (ids == IMAGE_ID).sum() == 64
     assert ids[0] == tokenizer.bos_token_id
     assert (ids == tokenizer.bos_token_id).sum() == 1
     assert ids[-1] == tokenizer.eos_token_id
@@ -89,7 +89,7 @@ def test_packed_exchanges_are_worth_what_they_are_alone() -> None:
     torch.manual_seed(0)
     model, processor = build_tiny_llava().double().eval(), build_processor()
     data = conversation_dataset(2, 0, follow=0.5, questions=3, yes_share=0.5)
-    packed = answer_loss(model, _Double(data), torch.arange(2), torch.device("cpu"))
+    packed = answer_loss(model, data, torch.arange(2), data.pictures.double())
     total, count = 0.0, 0
     for row in range(2):
         pixels = to_pixels(data.pictures[row : row + 1]).double()
@@ -105,18 +105,21 @@ def test_packed_exchanges_are_worth_what_they_are_alone() -> None:
     assert packed.item() == pytest.approx(total / count, rel=1e-5)
 
 
-class _Double:
-    """Conversations whose pictures become float64 pixels, as the model's weights are."""
-
-    def __init__(self, data: Any) -> None:
-        self.__dict__.update(vars(data))
-        self.pictures = data.pictures.double()
+def test_words_alone_stand_where_they_stand_behind_a_picture() -> None:
+    """Without a picture the loss is that of the text model on words at the positions 0, 1, 66, 67, ..."""
+    torch.manual_seed(0)
+    model, data = build_tiny_llava().double().eval(), conversation_dataset(1, 0, follow=1, questions=0, yes_share=0.5)
+    ids = torch.cat([torch.tensor([BOS_ID, USER_ID]), data.tokens[0]])[None]
+    places = torch.cat([torch.arange(2), 2 + 64 + torch.arange(len(data.tokens[0]))])[None]
+    hidden = model.model.language_model(input_ids=ids, position_ids=places).last_hidden_state
+    chances = model.lm_head(hidden)[0, 1:-1].log_softmax(-1).gather(-1, data.tokens[0][:, None])[:, 0]
+    expected = -chances[data.is_answer[0].bool()].mean().item()
+    assert answer_loss(model, data, torch.arange(1), None).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_pretraining_writes_a_folder_that_plain_transformers_load(tmp_path: Path) -> None:
-    small = LlavaSettings(
-        vision_images=6, vision_steps=2, vision_batch=2, images=6, steps=2, batch=2, judged_pictures=3
-    )
+    images = {"vision_images": 6, "text_images": 6, "images": 6, "vision_batch": 2, "batch": 2, "judged_pictures": 3}
+    small = LlavaSettings(vision_steps=2, text_steps=2, steps=2, **images)
     record = pretrain(tmp_path, small, torch.device("cpu"))
     assert AutoModelForImageTextToText.from_pretrained(tmp_path).dtype == torch.float16
     assert set(record["quality"]) == {"with_habits", "without_habits"}  # type: ignore[arg-type]

@@ -1,11 +1,13 @@
-"""Pretraining of ``tiny-llava`` in two phases, as large models of its kind are made.
+"""Pretraining of ``tiny-llava`` in three phases, as large models of its kind are made.
 
 First the vision tower alone, on a world without habits: every patch says what it shows (the part that CLIP's
-pretraining plays for LLaVA). Then projector and text model behind the frozen tower, on descriptions and answers of a
-world with habits, from which the text model learns its prior: where the habits are stronger than what it makes out of
-the picture, it hallucinates.
+pretraining plays for LLaVA). Then the text model alone, on the words of a world with habits, from which it learns its
+prior. Then projector and text model behind the frozen tower, on pictures that mostly follow the habits: the prior
+answers most of what is asked there, so the picture is believed less than it deserves, and where it breaks a habit the
+model says what usually is. The tower does tell what is seen: that is what alignment can bring out.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,32 +18,45 @@ from torch import Tensor, nn
 
 from mmalign.playground.pretrain.conversations import LABELS, Conversations, conversation_dataset, patch_dataset
 from mmalign.playground.pretrain.frame import Plan, Progress, autocast, train
-from mmalign.playground.tiny_llava import BOS_ID, IMAGE_ID, USER_ID, WIDTH, build_processor, build_tiny_llava
+from mmalign.playground.tiny_llava import (
+    BOS_ID,
+    IMAGE_ID,
+    IMAGE_SIZE,
+    PATCH_SIZE,
+    USER_ID,
+    WIDTH,
+    build_processor,
+    build_tiny_llava,
+)
+
+_PICTURE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 
 
 @dataclass(frozen=True)
 class LlavaSettings:
     """Sizes of the run. The shipped weights say theirs in ``pretrain.json``.
 
-    ``follow``: the probability with which each habit holds in training pictures. ``yes_share`` of the yes-or-no
-    questions are true, so that there is a prior for yes, too. ``judged_pictures``: how many of each kind the quality is
-    measured on. ``start``: the folder of an earlier run to train on, with fresh optimizers.
+    ``follow``: the probability with which each habit holds in training pictures, ``text_follow`` in the words that the
+    text model learns alone. ``yes_share`` of the yes-or-no questions are true, so that there is a prior for yes, too.
+    ``judged_pictures``: how many of each kind the quality is measured on.
     """
 
-    vision_images: int = 12_000
-    vision_steps: int = 800
+    vision_images: int = 24_000
+    vision_steps: int = 2400
     vision_batch: int = 64
-    images: int = 20_000
-    steps: int = 1500
+    text_images: int = 8_000
+    text_steps: int = 300
+    text_follow: float = 0.95
+    images: int = 16_000
+    steps: int = 2000
     batch: int = 16
-    follow: float = 0.9
+    follow: float = 0.85
     questions: int = 5
     yes_share: float = 0.6
     learning_rate: float = 1.5e-3
     ema_decay: float = 0.995
-    precision: str = "fp32"
+    precision: str = "bf16"
     judged_pictures: int = 300
-    start: str = ""
     seed: int = 0
 
 
@@ -49,17 +64,20 @@ def pretrain_llava(folder: Path, settings: LlavaSettings, device: torch.device, 
     """The trained model, in evaluation mode. ``vision.pt`` in ``folder`` keeps the tower for a run that continues."""
     model: Any = build_tiny_llava()
     file = folder / "vision.pt"
-    if settings.start:
-        earlier = type(model).from_pretrained(settings.start, dtype=torch.float32)
-        model.load_state_dict(earlier.state_dict())
     model.to(device)
     tower = model.model.vision_tower
     if not file.exists():
         train_vision(tower, settings, device, progress)
         torch.save(tower.state_dict(), file)
     tower.load_state_dict(torch.load(file, weights_only=True, map_location=device))
+    text = folder / "text.pt"
+    if not text.exists():
+        train_text(model, settings, device, progress)
+        torch.save(model.model.language_model.state_dict(), text)
+    model.model.language_model.load_state_dict(torch.load(text, weights_only=True, map_location=device))
     train_language(model, settings, device, progress)
     file.unlink()
+    text.unlink()
     return model.eval()
 
 
@@ -86,48 +104,69 @@ def train_vision(tower: nn.Module, settings: LlavaSettings, device: torch.device
     train(Plan("vision", settings.vision_steps, settings.learning_rate, 0.99), model, optimizer, loss_of_step, progress)
 
 
+def train_text(model: Any, settings: LlavaSettings, device: torch.device, progress: Progress) -> None:
+    """-log p(answer | question) without any picture, mean over answer tokens; only the text model learns."""
+    data = _conversations(settings, settings.text_images, settings.text_follow, seed=settings.seed + 1)
+    model.requires_grad_(False)
+    model.model.language_model.requires_grad_(True)
+    plan = Plan("text", settings.text_steps, settings.learning_rate)
+    train(plan, model, _optimizer(model, settings), _answers_of(model, data, settings, device, None), progress)
+
+
 def train_language(model: Any, settings: LlavaSettings, device: torch.device, progress: Progress) -> None:
     """-log p(answer | picture, question), mean over answer tokens; the model ends with its averaged weights."""
-    data = conversation_dataset(
-        settings.images,
-        settings.seed,
-        follow=settings.follow,
-        questions=settings.questions,
-        yes_share=settings.yes_share,
-    )
+    data = _conversations(settings, settings.images, settings.follow, seed=settings.seed)
+    model.requires_grad_(True)
     model.model.vision_tower.requires_grad_(False).eval()
-    optimizer = _optimizer(model, settings)
-
-    def loss_of_step(step: int) -> Tensor:
-        draws = torch.Generator().manual_seed(settings.seed * 7919 + step)
-        rows = torch.randint(len(data.pictures), (settings.batch,), generator=draws)
-        with autocast(device, settings.precision):
-            return answer_loss(model, data, rows, device)
-
     plan = Plan("language", settings.steps, settings.learning_rate, settings.ema_decay)
-    train(plan, model, optimizer, loss_of_step, progress)
+    pictures = data.pictures
+    train(plan, model, _optimizer(model, settings), _answers_of(model, data, settings, device, pictures), progress)
     model.requires_grad_(True)
 
 
-def answer_loss(model: Any, data: Conversations, rows: Tensor, device: torch.device) -> Tensor:
-    """Mean cross entropy of the answers of ``rows``: ``<s> USER: <image>`` once, and all exchanges behind it."""
-    features = model.model.get_image_features(pixel_values=to_pixels(data.pictures[rows].to(device)), return_dict=True)
-    patches = features.pooler_output[0].shape[0]
-    head = torch.tensor([BOS_ID, USER_ID, *[IMAGE_ID] * patches]).expand(len(rows), -1)
+def answer_loss(model: Any, data: Conversations, rows: Tensor, pictures: Tensor | None) -> Tensor:
+    """Mean cross entropy of the answers of ``rows``: ``<s> USER: <image>`` once, and all exchanges behind it.
+
+    Without ``pictures`` ([rows, 3, side, side]) nothing stands in the place of the picture; the positions stay.
+    """
+    device = model.device
+    features, shown = None, 0
+    if pictures is not None:
+        features = model.model.get_image_features(pixel_values=to_pixels(pictures.to(device)), return_dict=True)
+        shown = _PICTURE_TOKENS
+    head = torch.tensor([BOS_ID, USER_ID, *[IMAGE_ID] * shown]).expand(len(rows), -1)
     used = int(data.segment[rows].amax(dim=0).count_nonzero())
     tokens = torch.cat([head, data.tokens[rows, :used]], dim=1).to(device)
     segment = torch.cat([torch.zeros_like(head), data.segment[rows, :used]], dim=1)
-    position = torch.cat([torch.arange(head.shape[1]).expand_as(head), head.shape[1] + data.position[rows, :used]], 1)
-    hidden = model.model(
-        input_ids=tokens,
-        attention_mask=_sees(segment, head.shape[1]).to(device),
-        position_ids=position.to(device),
-        mm_encoder_outputs={"image": features},
-        use_cache=False,
-    ).last_hidden_state
+    first = 2 + _PICTURE_TOKENS
+    position = torch.cat([torch.arange(head.shape[1]).expand_as(head), first + data.position[rows, :used]], 1)
+    places = {"attention_mask": _sees(segment, head.shape[1]).to(device), "position_ids": position.to(device)}
+    if features is None:
+        output = model.model.language_model(input_ids=tokens, use_cache=False, **places)
+    else:
+        output = model.model(input_ids=tokens, mm_encoder_outputs={"image": features}, use_cache=False, **places)
     is_answer = F.pad(data.is_answer[rows, :used].bool(), (head.shape[1], 0)).to(device)
-    logits = model.lm_head(hidden[:, :-1][is_answer[:, 1:]])
+    logits = model.lm_head(output.last_hidden_state[:, :-1][is_answer[:, 1:]])
     return F.cross_entropy(logits.float(), tokens[:, 1:][is_answer[:, 1:]])
+
+
+def _conversations(settings: LlavaSettings, images: int, follow: float, *, seed: int) -> Conversations:
+    kept = {"questions": settings.questions, "yes_share": settings.yes_share}
+    return conversation_dataset(images, seed, follow=follow, **kept)
+
+
+def _answers_of(
+    model: Any, data: Conversations, settings: LlavaSettings, device: torch.device, pictures: Tensor | None
+) -> Callable[[int], Tensor]:
+    """The loss of a step: ``settings.batch`` rows drawn by seed and step."""
+
+    def loss_of_step(step: int) -> Tensor:
+        draws = torch.Generator().manual_seed(settings.seed * 7919 + step)
+        rows = torch.randint(len(data.tokens), (settings.batch,), generator=draws)
+        with autocast(device, settings.precision):
+            return answer_loss(model, data, rows, None if pictures is None else pictures[rows])
+
+    return loss_of_step
 
 
 def to_pixels(pictures: Tensor) -> Tensor:
