@@ -80,6 +80,7 @@ def compare(
     from benchmarks.sdxl_models import REAL, costs
 
     peer = peer_of(script)
+    made = in_a_process("prepare", sides[0], script, profile, work)
     said = {side: in_a_process("check", side, script, profile, work) for side in sides}
     found = difference(said)
     print(f"largest relative differences: {found}", flush=True)
@@ -93,6 +94,7 @@ def compare(
         "peer": {name: getattr(peer, name) for name in ("name", "file", "source", "objective", "patches", "optimizer")},
         "profile": asdict(profile) | {"rows": profile.rows, "lora": peer.lora},
         "cost_ratios": {"here": costs(profile.shape), "SDXL at 1024 px": costs(REAL)},
+        **made,
         "checks": said,
         "runs": [],
     }
@@ -108,9 +110,6 @@ def compare(
 
 def in_a_process(mode: str, side: str, script: Path | str, profile: Any, work: Path) -> Any:
     """One side in a process that runs nothing else, with an empty cache."""
-    from benchmarks.diffusion_profiles import prepare
-
-    prepare(profile, work)
     folder = work / side
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -131,11 +130,25 @@ def in_a_process(mode: str, side: str, script: Path | str, profile: Any, work: P
 
 def _one(mode: str, side: str, out: str, script: Path | str, profile: Any, work: Path) -> None:
     from benchmarks.diffusion_profiles import prepare
-    from benchmarks.diffusion_sides import check, timed
 
     folders = (*prepare(profile, work), work / side)
-    measured = {"check": check, "time": timed}[mode](side, script, profile, folders)
+    if mode == "prepare":
+        measured: Any = _device_and_work(profile, peer_of(script))
+    else:
+        from benchmarks.diffusion_sides import check, timed
+
+        measured = {"check": check, "time": timed}[mode](side, script, profile, folders)
     Path(out).write_text(json.dumps(measured), encoding="utf-8")
+
+
+def _device_and_work(profile: Any, peer: Peer) -> dict[str, float]:
+    import torch
+
+    from benchmarks.mfu import diffusion_operations, matmul_peak
+
+    dtype = torch.bfloat16 if profile.precision == "bf16" else torch.float32
+    each = diffusion_operations(profile, lora=peer.lora, reference=peer.objective["loss"] == "dpo")
+    return {"matmul_operations_per_second": matmul_peak(profile.device, dtype), "operations_per_pair": each}
 
 
 def _told(script: Path | None, peer: Peer) -> str:

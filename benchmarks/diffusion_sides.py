@@ -21,9 +21,13 @@ CHECK_ROWS = 2
 
 
 def check(side: str, script: Path | str, profile: Profile, folders: tuple[Path, Path, Path]) -> list[dict[str, float]]:
-    """Loss and norm of the gradient of ``CHECK_ROWS`` rows, one after the other, with everything random given."""
+    """Loss and norm of the gradient of ``CHECK_ROWS`` rows, one after the other, with everything random given.
+
+    In float32 whatever the profile's precision: DPO multiplies differences of errors by beta, and rounding with them.
+    """
     peer, said = peer_of(script), []
-    profile = replace(profile, batch_size=1)
+    profile = replace(profile, batch_size=1, precision="no", compiled=False)
+    torch.backends.cudnn.allow_tf32 = False
     if side == "peer" and isinstance(script, Path):
         with checked(peer, said, CHECK_ROWS) as mark:
             run_peer(script, profile, folders, mark, rate=0.0)
@@ -41,7 +45,7 @@ def check(side: str, script: Path | str, profile: Profile, folders: tuple[Path, 
     for row in range(CHECK_ROWS):
         batch = task.collate([task.load(RowKey(TRAIN, row, row))]).to(device)
         task.policy.zero_grad()
-        with _forced(row), torch.autocast(device.type, torch.bfloat16, enabled=profile.precision == "bf16"):
+        with _forced(row):
             loss = task.objective(task.score(task.policy, batch)).loss
         loss.backward()
         said.append({"loss": float(loss.detach()), "gradient_norm": norm_of(task.policy)})

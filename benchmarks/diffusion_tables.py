@@ -32,7 +32,7 @@ def render(results: Mapping[str, Any]) -> str:
         heading(f"Preference training of SDXL against {peer['source']}, {peer['file']}", results["circumstances"]),
         _work(results),
         _agreement(results["checks"], profile["tolerance"]),
-        _table(runs, profile),
+        _table(results),
         _ratios(runs, profile),
         "Patched while the script runs, and nothing else:\n",
         *(f"- {PATCHES[name]}" for name in ("stop", "clock", *peer["patches"], "check")),
@@ -63,26 +63,38 @@ def _agreement(checks: Mapping[str, Any], tolerance: float) -> str:
         f"{NAMES[side]} {', '.join(format(row['loss'], '.6f') for row in said)}" for side, said in checks.items()
     )
     return (
-        "The same rows first, with the same noise, timesteps and weights that are not those at the start. Losses: "
-        f"{losses}. They differ by at most {found['loss']:.1e} and the norms of the gradients by "
+        "The same rows first, in float32, with the same noise, timesteps and weights that are not those at the start. "
+        f"Losses: {losses}. They differ by at most {found['loss']:.1e} and the norms of the gradients by "
         f"{found['gradient_norm']:.1e}, relatively; {tolerance:g} was allowed.\n"
     )
 
 
-def _table(runs: Sequence[Mapping[str, Any]], profile: Mapping[str, Any]) -> str:
+def _table(results: Mapping[str, Any]) -> str:
+    runs, profile = results["runs"], results["profile"]
+    clock = "step_seconds" if profile["device"] == "cuda" else "step_cpu_seconds"
+    useful = profile["batch_size"] * results["operations_per_pair"] / results["matmul_operations_per_second"]
     memory = "peak_cuda_mib" if profile["device"] == "cuda" else "peak_rss_mib"
     lines = [
         "Medians over the steps of a run; mean ± 95 % interval over the repetitions.\n",
         "| | processor, s per step | clock, s per step | building the cache, processor s per pair | start-up, s | "
-        f"peak {'CUDA' if memory == 'peak_cuda_mib' else 'RSS'}, MiB |",
-        "|---|---|---|---|---|---|",
+        f"peak {'CUDA' if memory == 'peak_cuda_mib' else 'RSS'}, MiB | used of the device |",
+        "|---|---|---|---|---|---|---|",
     ]
     for side in _present(runs):
         rows = [run for run in runs if run["side"] == side]
         built = [run["encode_cpu_seconds"] / run["encoded_pairs"] for run in rows if run["encoded_pairs"]]
         cells = [interval([run[name] for run in rows]) for name in ("step_cpu_seconds", "step_seconds")]
         cells += [interval(built) if built else "", f"{statistics.mean(run['start_up_seconds'] for run in rows):.1f}"]
-        lines.append(f"| {NAMES[side]} | {' | '.join([*cells, interval([run[memory] for run in rows])])} |")
+        cells += [
+            interval([run[memory] for run in rows]),
+            f"{useful / statistics.mean(run[clock] for run in rows):.0%}",
+        ]
+        lines.append(f"| {NAMES[side]} | {' | '.join(cells)} |")
+    lines.append(
+        f"\nUsed of the device: operations of forward passes and backward, {results['operations_per_pair'] / 1e9:,.0f} "
+        "GFLOP a pair without encoding and repetition, a second, over the "
+        f"{results['matmul_operations_per_second'] / 1e9:,.0f} GFLOP/s that products of matrices reached here."
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -75,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--one", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     device = "cuda" if given.profile == "gpu" else "cpu"
+    if given.one is not None and given.one[1] == "-":
+        config_of(given.one[0], given.profile, given.work, device)
+        return
     if given.one is not None:
         Path(given.one[1]).write_text(
             json.dumps(measured(given.one[0], given.profile, given.work, device)), encoding="utf-8"
@@ -92,25 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def in_a_process(name: str, profile: str, work: Path) -> dict[str, Any]:
-    """:func:`measured` in a process that runs nothing else."""
+    """:func:`measured` in a process that runs nothing else; what makes the model's folder is another one."""
     work.mkdir(parents=True, exist_ok=True)
     out = work / "measured.json"
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.memory",
-        "--profile",
-        profile,
-        "--work",
-        str(work),
-        "--one",
-        name,
-        str(out),
-    ]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
+    for target in ("-", str(out)):
+        command = [sys.executable, "-m", "benchmarks.memory", "--profile", profile, "--work", str(work)]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, "--one", name, target], capture_output=True, text=True, check=False, env=environment
+        )
+        if done.returncode != 0:
+            raise SystemExit(f"{' '.join(command)} failed for {name}:\n{done.stderr[-4000:]}")
     return json.loads(out.read_text(encoding="utf-8"))
 
 
@@ -147,6 +142,9 @@ def measured(name: str, profile: str, work: Path, device: str) -> dict[str, Any]
 
     config = config_of(name, profile, work, device)
     predicted = predict_memory(config)
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     begin, before = Trainer._train, peak_rss_mib() * MIB
     held: list[int] = []
 

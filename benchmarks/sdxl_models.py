@@ -6,6 +6,7 @@ device, so nothing is computed for it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,24 +44,28 @@ MID = Shape(256, (64, 128, 256), (2, 4, 8), (32, 64, 64, 64), 16, 32, ((128, 12,
 TINY = Shape(64, (32, 32, 64), (1, 1, 2), (16, 16, 16, 16), 8, 8, ((32, 2, 2), (32, 2, 2)), (1, 1, 1))
 
 
-def save_pipeline(shape: Shape, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Path:
+def save_pipeline(shape: Shape, folder: Path, *, device: str = "cpu") -> Path:
     """The pipeline's folder with weights of seed 0 at ``folder``, unless it is there already."""
     if not (folder / "model_index.json").is_file():
-        with torch.random.fork_rng(devices=[0] if device == "cuda" else []), torch.device(device):
+        with torch.random.fork_rng(devices=[0] if device == "cuda" else []):
             torch.manual_seed(0)
-            pipeline_of(shape).to(dtype).save_pretrained(folder)
+            pipeline_of(shape, device).save_pretrained(folder)
     return folder
 
 
-def pipeline_of(shape: Shape) -> StableDiffusionXLPipeline:
-    """All parts, random."""
+def pipeline_of(shape: Shape, device: str = "cpu") -> StableDiffusionXLPipeline:
+    """All parts, random; drawn on ``device``, where billions of weights take seconds."""
+    with torch.device(device):
+        parts: dict[str, Any] = {
+            "vae": vae_of(shape),
+            "text_encoder": CLIPTextModel(_text(shape, 0)),
+            "text_encoder_2": CLIPTextModelWithProjection(_text(shape, 1)),
+            "unet": unet_of(shape),
+        }
     return StableDiffusionXLPipeline(
-        vae=vae_of(shape),
-        text_encoder=CLIPTextModel(_text(shape, 0)),
-        text_encoder_2=CLIPTextModelWithProjection(_text(shape, 1)),
+        **parts,
         tokenizer=build_tokenizer(),
         tokenizer_2=build_tokenizer(),
-        unet=unet_of(shape),
         scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
         add_watermarker=False,
     )
@@ -113,6 +118,7 @@ def unet_of(shape: Shape) -> UNet2DConditionModel:
     )
 
 
+@cache
 def costs(shape: Shape) -> dict[str, float]:
     """GFLOP of encoding one picture and of one forward pass of the UNet, and their ratio."""
     with torch.device("meta"):

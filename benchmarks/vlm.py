@@ -83,6 +83,7 @@ def compare(
         "circumstances": circumstances(profile, command),
         "missing": missing,
         "checks": said,
+        **use_of(profile),
         "runs": [],
     }
     for repetition in range(profile.repetitions):
@@ -94,6 +95,17 @@ def compare(
             results["circumstances"]["load_average"].append(round(os.getloadavg()[0], 1))
             write(results, render(results), out)
     return results
+
+
+def use_of(profile: Any) -> dict[str, float]:
+    """Operations that a pair needs and that the device does a second."""
+    from benchmarks.mfu import matmul_peak, vlm_operations
+    from benchmarks.vlm_models import DTYPES, parameters_of
+
+    return {
+        "operations_per_pair": vlm_operations(profile, parameters_of(profile)),
+        "matmul_operations_per_second": matmul_peak(profile.device, DTYPES[profile.dtype]),
+    }
 
 
 def agree(said: dict[str, dict[str, Any]], tolerance: float) -> None:

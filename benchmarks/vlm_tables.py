@@ -49,7 +49,7 @@ def render(results: Mapping[str, Any]) -> str:
         _agreement(results["checks"], profile["tolerance"]),
     ]
     parts += [f"{NAMES[variant]} was left out: {reason}.\n" for variant, reason in results["missing"].items()]
-    parts += [_table(results["runs"], profile), _ratios(results["runs"], profile), _notes(profile)]
+    parts += [_table(results["runs"], profile), _use(results), _ratios(results["runs"], profile), _notes(profile)]
     return "\n".join(parts)
 
 
@@ -98,6 +98,24 @@ def _table(runs: Sequence[Mapping[str, Any]], profile: Mapping[str, Any]) -> str
         cells = [interval([run[column] for run in runs if run["variant"] == variant]) for column in columns]
         lines.append(f"| {NAMES[variant]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _use(results: Mapping[str, Any]) -> str:
+    """How well the device is used; recorded since the operations are."""
+    if "operations_per_pair" not in results:
+        return ""
+    runs, profile = results["runs"], results["circumstances"]["profile"]
+    clock = "step_seconds" if profile["device"] == "cuda" else "step_cpu_seconds"
+    peak, each = results["matmul_operations_per_second"], results["operations_per_pair"]
+    shares = []
+    for variant in _variants(runs):
+        seconds = [run[clock] for run in runs if run["variant"] == variant]
+        share = each * profile["batch_size"] / peak / (sum(seconds) / len(seconds))
+        shares.append(f"{NAMES[variant]} {share:.0%}")
+    return (
+        f"Used of the device: {', '.join(shares)}; operations of a packed pair's forward passes and backward, "
+        f"{each / 1e9:,.0f} GFLOP, a second, over the {peak / 1e9:,.0f} GFLOP/s that products of matrices reached.\n"
+    )
 
 
 def ratios(runs: Sequence[Mapping[str, Any]], slow: str, fast: str, column: str) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import vlm, vlm_sides
-from benchmarks.bench_check import summary
+from benchmarks.bench_check import below, summary
 from benchmarks.vlm_models import PROFILES, pairs, parameters_of
 from benchmarks.vlm_sides import check, timed, why_missing
 from benchmarks.vlm_tables import difference, ratios, render
@@ -142,7 +142,10 @@ def test_ratios_are_of_the_same_repetition() -> None:
     runs.append({"variant": "padded", "repetition": 2, "step_cpu_seconds": 1.0})  # stopped in between
     assert ratios(runs, "padded", "packed", "step_cpu_seconds") == [2.0, 8.0]
     circumstances = {"commit": "c", "machine": "m", "versions": {"torch": "1", "transformers": "2"}}
-    assert summary({"runs": runs, "circumstances": circumstances})["ratio"] == pytest.approx(4.0)
+    found = summary(runs, circumstances)["ratios"]
+    assert {name: each["ratio"] for name, each in found.items()} == {"packed": pytest.approx(4.0)}
+    assert below(found) == [False]
+    assert below({"cached": {"ratio": 1.0}, **found}) == [True, False]
 
 
 def test_the_committed_table_is_what_was_recorded() -> None:
