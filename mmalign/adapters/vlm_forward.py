@@ -67,6 +67,15 @@ class VLMPolicy(nn.Module):
         self.model.add_adapter(config, adapter_name=adapter_name)
 
     @property
+    def sharded_blocks(self) -> frozenset[str]:
+        """Classes of layers that FSDP gathers one by one: the language model's, which every process runs in every step.
+
+        The encoder is gathered with the rest, because a process whose rows have no picture does not run it, and would
+        leave the others waiting for its share of every layer.
+        """
+        return frozenset(type(layer).__name__ for layer in text_model(self.model).layers)
+
+    @property
     def peft_config(self) -> Mapping[str, Any]:
         """Adapters by name; empty without any."""
         return getattr(self.model, "peft_config", {})

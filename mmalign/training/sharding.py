@@ -26,8 +26,9 @@ def shard(
 ) -> nn.Module:
     """Shard ``module`` in place over ``mesh`` and give it back; its parameters move to the mesh's device.
 
-    ``blocks``: class names of the layers that are gathered as one, each; default: what the model itself says must not
-    be split (``_no_split_modules`` of diffusers and transformers). What no block holds is gathered with the root.
+    ``blocks``: class names of the layers that are gathered as one, each; default: ``sharded_blocks`` of the module, or
+    what the model itself says must not be split (``_no_split_modules`` of diffusers and transformers). What no block
+    holds is gathered with the root.
 
     ``mixed_precision="bf16"`` is autocast as without sharding, with weights sent as bf16 (half the traffic) and
     gradients added up in fp32. Inputs are left alone: sizes and timesteps would not survive a cast. Policy and
@@ -153,6 +154,9 @@ def _unhook(unit: FSDPModule) -> None:
 
 
 def _own_blocks(module: nn.Module) -> set[str]:
+    own = getattr(module, "sharded_blocks", None)
+    if own is not None:
+        return set(own)
     return {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
 
 

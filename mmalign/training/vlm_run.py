@@ -24,11 +24,10 @@ class VLMRun:
 
     def __init__(self, config: Config) -> None:
         assert config.vlm is not None
-        strategy = strategy_in_effect(config.training.strategy, processes_started())
-        if strategy in ("fsdp", "deepspeed"):
+        if strategy_in_effect(config.training.strategy, processes_started()) == "deepspeed":
             raise ValueError(
-                f"this was started for {strategy}, which was not tried with family: vlm; start it with "
-                "accelerate launch --config_file ddp.yaml (mmalign recipes copy accelerate/ddp)"
+                "this was started for deepspeed, which was not tried with family: vlm; start it with accelerate launch "
+                "--config_file fsdp2.yaml (mmalign recipes copy accelerate/fsdp2)"
             )
         self.config, self.vlm = config, config.vlm
         self.objective = checked_vlm_objective(config)

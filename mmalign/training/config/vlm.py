@@ -88,6 +88,6 @@ def family_problems(family: Family, vlm: VLMConfig | None, sections: dict[str, S
             f"model.lora.dropout: {lora.dropout:g} would make policy and reference differ before the first step, and "
             "give responses that share a prompt one mask; set it to 0"
         )
-    if training.strategy in ("fsdp", "deepspeed"):
-        problems.append(f"training.strategy: {training.strategy} was not tried with family: vlm; use ddp or single")
+    if training.strategy == "deepspeed":
+        problems.append("training.strategy: deepspeed was not tried with family: vlm; use fsdp, ddp or single")
     return problems
