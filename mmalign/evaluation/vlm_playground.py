@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmalign.evaluation.vlm_answers import greedy_answers
+from mmalign.evaluation.vlm_answers import Decoding, greedy_answers
 from mmalign.evaluation.winrate import Estimate, MeanDifference, interval, prompt_draws
 from mmalign.playground.descriptions import DescriptionJudgement, judge_description
 from mmalign.playground.looking import Look, blank
@@ -92,13 +92,21 @@ class Comparison:
 
 
 def measure(
-    model: Any, processor: Any, looks: Sequence[Look], *, batch_size: int = 64, progress: Progress = None
+    model: Any,
+    processor: Any,
+    looks: Sequence[Look],
+    *,
+    batch_size: int = 64,
+    progress: Progress = None,
+    decoding: Decoding | None = None,
 ) -> Measures:
     """Greedy descriptions and answers of ``model`` to every picture, against gold.
 
-    ``progress`` is called with the number of questions just answered, of :func:`questions_of` in all.
+    ``progress`` is called with the number of questions just answered, of :func:`questions_of` in all. ``decoding``: see
+    :func:`mmalign.evaluation.vlm_answers.greedy_answers`.
     """
-    return judge(looks, listen(model, processor, looks, batch_size=batch_size, progress=progress))
+    said = listen(model, processor, looks, batch_size=batch_size, progress=progress, decoding=decoding)
+    return judge(looks, said)
 
 
 def questions_of(looks: Sequence[Look]) -> int:
@@ -107,10 +115,16 @@ def questions_of(looks: Sequence[Look]) -> int:
 
 
 def listen(
-    model: Any, processor: Any, looks: Sequence[Look], *, batch_size: int = 64, progress: Progress = None
+    model: Any,
+    processor: Any,
+    looks: Sequence[Look],
+    *,
+    batch_size: int = 64,
+    progress: Progress = None,
+    decoding: Decoding | None = None,
 ) -> Said:
     """Everything that ``model`` says to ``looks``, greedily."""
-    settings = {"batch_size": batch_size, "progress": progress}
+    settings: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "decoding": decoding}
     images = [look.image for look in looks]
     descriptions = greedy_answers(
         model, processor, images, [DESCRIBE[0]] * len(looks), max_new_tokens=DESCRIPTION_TOKENS, **settings

@@ -30,6 +30,7 @@ class Answered:
             raise ValueError(f"{pair.sample_id}: negatives are made of pictures, and the row has a video")
         return cls(pair.sample_id, pair.prompt, pair.chosen, pair.images_of("chosen"), dict(pair.extras))
 
-    def against(self, rejected: str) -> VLMPair:
-        """The pair of the response and ``rejected``."""
-        return VLMPair(self.sample_id, self.prompt, self.response, rejected, images=self.images, extras=self.extras)
+    def against(self, rejected: str, *, chosen: str | None = None) -> VLMPair:
+        """The pair of the response (or ``chosen`` in its place) and ``rejected``."""
+        better = self.response if chosen is None else chosen
+        return VLMPair(self.sample_id, self.prompt, better, rejected, images=self.images, extras=self.extras)

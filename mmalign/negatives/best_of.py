@@ -66,8 +66,7 @@ class BestOfN:
         how: dict[str, Any] = {"negative": "best_of", "reward": reward.name, "reward_version": reward.version}
         how |= {"candidates": len(answers), "chosen_reward": best, "rejected_reward": worst}
         return replace(
-            row.against(rejected),
-            chosen=chosen,
+            row.against(rejected, chosen=chosen),
             margin=best - worst,
             extras={**row.extras, **({"response": row.response} if row.response else {}), **how},
         )

@@ -159,9 +159,8 @@ def _pair(row: Answered, one: Judged, other: Judged, number: int) -> VLMPair:
         how |= {f"{side}_score": judged.score, f"{side}_claims": list(judged.claims)}
         how |= {f"{side}_questions": list(judged.questions), f"{side}_yes": [round(chance, 4) for chance in judged.yes]}
     return replace(
-        row.against(worse.answer),
+        row.against(worse.answer, chosen=better.answer),
         sample_id=f"{row.sample_id}/{number}",
-        chosen=better.answer,
         margin=float(better.score - worse.score),
         extras={**row.extras, **({"response": row.response} if row.response else {}), **how},
     )

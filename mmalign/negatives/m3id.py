@@ -1,6 +1,7 @@
 """M3ID: decoding that leans on the picture the more, the longer the response is (arXiv 2403.14003)."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -99,3 +100,25 @@ def guided(
 ) -> Float[Tensor, "batch vocabulary"]:
     """lc + ((1 - g) / g) (lc - lu) with g = exp(-decay * step), so (1 - g) / g = exp(decay * step) - 1."""
     return with_picture + math.expm1(decay * step) * (with_picture - without)
+
+
+def m3id_decoding(**m3id: Any) -> Callable[[Any, Any, Sequence[str], int], list[Any]]:
+    """``decoding`` of ``mmalign.evaluation.vlm_answers.greedy_answers``: M3ID for batches of questions about pictures.
+
+    ``m3id``: keywords of :class:`M3ID`.
+    """
+
+    def decoding(model: Any, processor: Any, questions: Sequence[str], prompt_length: int) -> list[Any]:
+        told = [[{"role": "user", "content": [{"type": "text", "text": question}]}] for question in questions]
+        texts = [processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) for turns in told]
+        begin = processor.tokenizer.bos_token
+        blind = processor.tokenizer(
+            texts,
+            padding=True,
+            padding_side="left",
+            add_special_tokens=not (begin and texts[0].startswith(begin)),
+            return_tensors="pt",
+        ).to(model.device)
+        return [M3ID(model, blind["input_ids"], prompt_length, blind_mask=blind["attention_mask"], **m3id)]
+
+    return decoding

@@ -68,4 +68,4 @@ def m3id_pair(
     if other == chosen:
         return "the model said the same with M3ID and without"
     how |= {"response": row.response} if row.response else {}
-    return replace(row.against(other), chosen=chosen, extras={**row.extras, **how})
+    return replace(row.against(other, chosen=chosen), extras={**row.extras, **how})

@@ -22,7 +22,7 @@ def hidden_from_attention(model: nn.Module, hidden: Bool[Tensor, "batch tokens"]
     config: Any = model.config
     text = model.get_submodule(PARTS[config.model_type].text)
 
-    def hide(_module: nn.Module, _args: Any, given: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+    def hide(_module: nn.Module, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         mask, past = given.get("attention_mask"), given.get("past_key_values")
         if mask is None:  # generation leaves out a mask of nothing but ones
             length = given["inputs_embeds"].shape[1] + (0 if past is None else past.get_seq_length())
@@ -32,7 +32,7 @@ def hidden_from_attention(model: nn.Module, hidden: Bool[Tensor, "batch tokens"]
         shown = mask.clone()
         known = min(mask.shape[1], hidden.shape[1])
         shown[:, :known] = mask[:, :known] * ~hidden[:, :known]
-        return (), {**given, "attention_mask": shown}
+        return args, {**given, "attention_mask": shown}
 
     handle = text.register_forward_pre_hook(hide, with_kwargs=True)
     try:

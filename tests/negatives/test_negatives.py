@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from mmalign.data import decode
+from mmalign.evaluation.vlm_answers import greedy_answers
 from mmalign.negatives import (
     ENGLISH,
     M3ID,
@@ -32,6 +33,7 @@ from mmalign.negatives import (
     swapped_pair,
     without_pictures,
 )
+from mmalign.negatives.m3id import m3id_decoding
 from mmalign.playground.captions import caption, parse
 from mmalign.playground.scene import sample_scene
 from mmalign.training.config import DataConfig
@@ -149,6 +151,17 @@ def test_m3id_that_changes_nothing_leaves_generation_as_it_was(kind: str) -> Non
     plain = greedy.say(row.prompt, pictures, 0)
     assert greedy.say(row.prompt, pictures, 0, m3id={"decay": 1e-12, "gate": None}) == plain
     assert greedy.say(row.prompt, pictures, 0, m3id={"decay": 5.0, "gate": None}) != plain
+
+
+def test_m3id_in_batches_of_questions_is_m3id_one_by_one() -> None:
+    model, processor = tiny_vlm("llava"), tiny_processor("llava")
+    greedy, pictures = Speaker(model, processor, Decoding(max_new_tokens=8, temperature=0)), [decode(png(3))] * 2
+    questions, changed = ["what?", "and how many of them?"], {"decay": 3.0, "gate": None}
+    settings: dict[str, Any] = {"max_new_tokens": 8, "decoding": m3id_decoding(**changed)}
+    together = greedy_answers(model, processor, pictures, questions, **settings)
+    prompts = [(Message("user", (ImagePart(0), question)),) for question in questions]
+    assert together == [greedy.say(prompt, pictures[:1], 0, m3id=changed).strip() for prompt in prompts]
+    assert together != [greedy.say(prompt, pictures[:1], 0).strip() for prompt in prompts]
 
 
 def test_gate_and_plausibility_of_m3id() -> None:
