@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmalign.cli.data_vlm import balance
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -29,9 +31,16 @@ class Target(StrEnum):
     llava = "llava"
     llama_factory = "llama_factory"
     ms_swift = "ms_swift"
+    rlhf_v = "rlhf_v"
+    rlaif_v = "rlaif_v"
+    povid = "povid"
+    mdpo = "mdpo"
+    mm_rlhf = "mm_rlhf"
+    mia_dpo = "mia_dpo"
 
 
-FOLDERS = (Target.images, Target.llava, Target.llama_factory, Target.ms_swift)
+FILES = (Target.canonical, Target.pickapic, Target.trl, Target.rlhf_v, Target.rlaif_v)
+FOLDERS = tuple(form for form in Target if form not in FILES)
 
 
 class As(StrEnum):
@@ -98,7 +107,7 @@ def inspect(
 @app.command("convert")
 def convert(
     path: Path_,
-    out: Annotated[Path, typer.Option(help="A .parquet file (canonical, pickapic, trl) or a new folder (all others).")],
+    out: Annotated[Path, typer.Option(help=f"A .parquet file ({', '.join(FILES)}) or a new folder (all others).")],
     to: Annotated[Target, typer.Option(help="Format to write.")] = Target.canonical,
     source: Source = "auto",
     as_: Kind = As.native,
@@ -231,3 +240,6 @@ def _progress():
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+
+
+app.command("balance")(balance)

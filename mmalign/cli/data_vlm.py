@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -87,6 +87,22 @@ def convert_vlm(table: "RowTable[VLMPair]", out: Path, to: str, max_corrupt: flo
             typer.echo(f"not kept, for the form has no place for them: {', '.join(left_out)} (canonical keeps all)")
         out = written
     typer.echo(f"{len(table)} rows: {out}")
+
+
+def balance(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Pairs of responses, in any format that is read.")],
+    out: Annotated[Path, typer.Option(help="A new .parquet file.")],
+    source: Annotated[str, typer.Option(help="Format of the data; auto recognises it.")] = "auto",
+) -> None:
+    """Leave pairs out until chosen and rejected responses are about as long (RLAIF-V's search over length ratios)."""
+    from mmalign.data.targets import new_parquet
+    from mmalign.vlm_data import balanced, write_vlm_canonical
+
+    new_parquet(out)
+    table, found = balanced(open_vlm(path, source, ties="drop", images=None, split=None, max_rows=None))
+    written = write_vlm_canonical(table, out, provenance={"length_ratio": found.ratio})
+    typer.echo(f"{table.report}")
+    typer.echo(f"{len(table)} rows: {written}")
 
 
 def summary(found: "VLMInspection") -> "Table":

@@ -122,7 +122,7 @@ class _Counts:
             self.sizes[size] += 1
             self.digests.add(_digest(image))
         self.per_row[len(row.images_of("chosen"))] += 1
-        self.branches.update(row.branch_images)
+        self.branches.update(row.branch_images.keys())  # a mapping would be added up, value by value
         self.found.videos += len(row.all_videos)
         self.found.other_pictures_rejected += row.rejected_images is not None or row.chosen_images is not None
 

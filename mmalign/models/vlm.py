@@ -77,7 +77,7 @@ def _processor(model: ModelConfig, min_pixels: int | None, max_pixels: int | Non
 
 def _limit_pixels(images: Any, min_pixels: int | None, max_pixels: int | None) -> None:
     """Set what the processor of pictures calls its shortest and longest edge, and which are numbers of pixels."""
-    given = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    given: dict[str, Any] = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     wanted = {name: pixels for name, pixels in given.items() if pixels is not None}
     if not wanted:
         return

@@ -13,6 +13,7 @@ from mmalign.data.table import RowTable
 from mmalign.data.verification import verify
 from mmalign.training.config import DataConfig
 from mmalign.types import VLMPair
+from mmalign.vlm_data.balancing import balanced
 from mmalign.vlm_data.canonical import open_vlm_canonical, write_vlm_canonical
 from mmalign.vlm_data.detect import detect_vlm_source
 from mmalign.vlm_data.llama_factory import open_llama_factory, write_llama_factory
@@ -23,6 +24,14 @@ from mmalign.vlm_data.mia_dpo import open_mia_dpo
 from mmalign.vlm_data.mm_rlhf import open_mm_rlhf
 from mmalign.vlm_data.ms_swift import open_ms_swift, write_ms_swift
 from mmalign.vlm_data.povid import open_povid
+from mmalign.vlm_data.published import (
+    write_mdpo,
+    write_mia_dpo,
+    write_mm_rlhf,
+    write_povid,
+    write_rlaif_v,
+    write_rlhf_v,
+)
 from mmalign.vlm_data.retrieved import with_retrieved
 from mmalign.vlm_data.rlaif_v import open_rlaif_v
 from mmalign.vlm_data.rlhf_v import open_rlhf_v
@@ -60,13 +69,20 @@ VLM_SOURCES: dict[str, Callable[[DataConfig], RowTable[VLMPair]]] = {
     "vlm_canonical": open_vlm_canonical,
     "auto": open_auto,
 }
-# Forms that other tools read -> writer(table, path): the trl form is one parquet file, the others are new folders.
+# Forms that other tools read -> writer(table, path): those of PARQUET_FORMS are one file, the others new folders.
 VLM_WRITERS: dict[str, Callable[[RowTable[VLMPair], str | Path], tuple[Path, tuple[str, ...]]]] = {
     "trl": write_trl,
     "llava": write_llava,
     "llama_factory": write_llama_factory,
     "ms_swift": write_ms_swift,
+    "rlhf_v": write_rlhf_v,
+    "rlaif_v": write_rlaif_v,
+    "povid": write_povid,
+    "mdpo": write_mdpo,
+    "mm_rlhf": write_mm_rlhf,
+    "mia_dpo": write_mia_dpo,
 }
+PARQUET_FORMS = ("trl", "rlhf_v", "rlaif_v")
 
 
 def open_source(config: DataConfig, *, record: Path | None = None) -> RowTable[VLMPair]:
@@ -90,8 +106,10 @@ def open_table(config: DataConfig) -> RowTable[VLMPair]:
 
 
 __all__ = [
+    "PARQUET_FORMS",
     "VLM_SOURCES",
     "VLM_WRITERS",
+    "balanced",
     "changed_spans",
     "detect_vlm_source",
     "open_source",

@@ -44,7 +44,7 @@ def balance_of(lengths: Sequence[tuple[int, int]]) -> Balance:
 
 
 def balanced(table: RowTable[VLMPair]) -> tuple[RowTable[VLMPair], Balance]:
-    """``table`` without the rows that :func:`balance_of` leaves out or whose responses are equal; its report says so."""
+    """``table`` without rows that :func:`balance_of` leaves out, or whose responses are equal; its report says so."""
     lengths, places = [], []
     for place, row in enumerate(table):
         if row.chosen.strip() != row.rejected.strip():

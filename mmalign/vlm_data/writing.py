@@ -160,7 +160,8 @@ def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     size = 0
     for row in rows:
         group.append(row)
-        size += sum(len(x if isinstance(x, bytes) else x["bytes"]) for x in row["images"])
+        pictures = row["images"] if "images" in row else [row["image"]]
+        size += sum(len(x if isinstance(x, bytes) else x["bytes"]) for x in pictures)
         if len(group) == ROWS_PER_GROUP or size >= GROUP_BYTES:
             yield group
             group, size = [], 0

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from making_vlm import RECORDS, config, pictures, png, said, write_json
+from making_vlm import RECORDS, config, hub_image, pictures, png, said, write_json, write_parquet
 from typer.testing import CliRunner
 
 from mmalign.cli.__main__ import app
 from mmalign.inspection.vlm import inspect_vlm_table, vlm_contact_sheet
-from mmalign.vlm_data import open_source, open_table
+from mmalign.vlm_data import VLM_SOURCES, open_source, open_table, write_vlm_canonical
+from mmalign.vlm_data.vlfeedback import ASPECTS
 
 
 def rows_file(folder: Path) -> Path:
@@ -80,6 +81,56 @@ def test_the_command_line_inspects_and_converts_there_and_back(tmp_path: Path) -
         assert (back.report.source, back[1].images[0].read(), back[1].margin) == (form, png(1), 2.0)
     info = json.loads((tmp_path / "llama_factory" / "dataset_info.json").read_text())["rows"]
     assert (info["ranking"], info["columns"]["images"]) == (True, "images")
+
+
+def every_format(folder: Path) -> dict[str, Path]:
+    """A small file in every format of ``VLM_SOURCES``."""
+    pictures(folder)
+    (folder / "clip.mp4").write_bytes(b"video")
+    files = {form: write_json(folder / name, [record]) for form, (name, record) in RECORDS.items()}
+    pair = {"chosen": "A cube.", "rejected": "A ball."}
+    files["rlaif_v"] = write_parquet(
+        folder / "rlaif.parquet", [{"image": hub_image(0), "question": "What is it?", **pair}]
+    )
+    text = json.dumps({"question": "What is it?", **pair})
+    files["rlhf_v"] = write_parquet(folder / "rlhf.parquet", [{"image": hub_image(0), "text": text}])
+    ratings = [{aspect: {"Rating": str(n), "Rationale": ""} for aspect in ASPECTS} for n in (5, 1)]
+    completions = [
+        {"response": answer, "model": "m", "annotations": rating}
+        for answer, rating in zip(pair.values(), ratings, strict=True)
+    ]
+    rated = {"prompt": "What is it?", "img_path": "0.png", "completions": completions}
+    files["vlfeedback"] = write_json(folder / "vlfeedback.jsonl", [rated])
+    write_vlm_canonical(open_source(config(files["mm_rlhf"])), folder / "own.parquet")
+    files["vlm_canonical"] = folder / "own.parquet"
+    return files
+
+
+def test_every_format_is_inspected_by_the_command(tmp_path: Path) -> None:
+    files = every_format(tmp_path)
+    assert set(files) == set(VLM_SOURCES) - {"auto"}
+    for form, path in files.items():
+        out = tmp_path / "seen" / form
+        done = CliRunner().invoke(app, ["data", "inspect", str(path), "--out", str(out)], catch_exceptions=False)
+        assert done.exit_code == 0, form
+        found = json.loads((out / "inspection.json").read_text())
+        assert (found["source"], found["looked_at"], found["broken"]) == (form, 1, []), form
+        assert found["videos"] == (1 if form == "video_salmonn" else 0)
+        assert f"Recognised as {form}" in " ".join(done.output.split())
+
+
+def test_pairs_are_balanced_by_the_command(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "What?", "image": "0.png", "chosen": "a " * chosen, "rejected": "b " * rejected}
+        for chosen, rejected in ((10, 10), (9, 10), (2, 30))
+    ]
+    pictures(tmp_path)
+    path, out = write_json(tmp_path / "rows.jsonl", rows), tmp_path / "out.parquet"
+    done = CliRunner().invoke(app, ["data", "balance", str(path), "--out", str(out)], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "2 of 3 rows left out (length ratio 0)" in done.output.replace("\n", " ")
+    assert len(open_source(config(out))) == 1
+    assert CliRunner().invoke(app, ["data", "balance", str(path), "--out", str(out)]).exit_code != 0  # not overwritten
 
 
 def test_flags_that_mean_nothing_are_refused(tmp_path: Path) -> None:

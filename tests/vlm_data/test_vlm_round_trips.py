@@ -14,8 +14,10 @@ from PIL import Image
 from mmalign.data import split_by_prompt
 from mmalign.types import ImageBytes, ImagePart, Message, TokenWeights, Video, VideoPart, VLMPair
 from mmalign.vlm_data import (
+    PARQUET_FORMS,
     VLM_WRITERS,
     changed_spans,
+    detect_vlm_source,
     open_source,
     open_table,
     table_of,
@@ -23,6 +25,8 @@ from mmalign.vlm_data import (
     with_retrieved,
     write_vlm_canonical,
 )
+
+GENERAL = ("trl", "llava", "llama_factory", "ms_swift")  # forms with several turns
 
 
 def image(seed: int) -> ImageBytes:
@@ -82,7 +86,7 @@ def test_a_picture_on_both_sides_is_stored_once(tmp_path: Path) -> None:
     assert len(pq.read_table(path).column("images")[0]) == 2
 
 
-@pytest.mark.parametrize("form", VLM_WRITERS)
+@pytest.mark.parametrize("form", GENERAL)
 def test_forms_of_other_tools_read_back_as_they_were(form: str, tmp_path: Path) -> None:
     rows = [row("a"), row("b", margin=0.5, prompt=(Message("user", ("Look: ", ImagePart(1), ImagePart(0))),))]
     target = tmp_path / ("rows.parquet" if form == "trl" else "out")
@@ -101,13 +105,73 @@ def test_forms_of_other_tools_read_back_as_they_were(form: str, tmp_path: Path) 
         VLM_WRITERS[form](table_of(rows), target if form != "trl" else tmp_path / "out")
 
 
-@pytest.mark.parametrize("form", VLM_WRITERS)
+@pytest.mark.parametrize("form", GENERAL)
 def test_what_a_form_cannot_hold_is_refused_and_nothing_appears(form: str, tmp_path: Path) -> None:
     for number, bad in enumerate((row(preference=0.5), row(chosen_images=(image(3), image(4))))):
         target = tmp_path / (f"{number}.parquet" if form == "trl" else str(number))
         with pytest.raises(ValueError, match=r"a: (is a tie|has other pictures)"):
             VLM_WRITERS[form](table_of([row("first"), bad]), target)
         assert not [path for path in tmp_path.rglob("*") if path.suffix in (".parquet", ".json", ".jsonl", ".partial")]
+
+
+def one_turn(name: str = "a", **changes: object) -> VLMPair:
+    asked = (Message("user", (ImagePart(0), "Which is it?")),)
+    base = VLMPair(name, asked, "It is red.", "It is blue.", images=(image(0),), margin=0.5)
+    return replace(base, **changes)
+
+
+PUBLISHED = [form for form in VLM_WRITERS if form not in GENERAL]
+
+
+@pytest.mark.parametrize("form", PUBLISHED)
+def test_published_forms_read_back_as_they_were(form: str, tmp_path: Path) -> None:
+    rows = [one_turn("a"), one_turn("b", images=(image(1),), chosen="Green.", user_id="u1")]
+    target = tmp_path / ("rows.parquet" if form in PARQUET_FORMS else "out")
+    path, left_out = VLM_WRITERS[form](table_of(rows), target)
+    found = detect_vlm_source(str(path))
+    assert found is not None
+    assert found.source == ("trl" if form == "mm_rlhf" else form)  # nothing but its extras tells MM-RLHF's rows
+    back = open_source(config(path, form))
+    for one, other in zip(rows, back, strict=True):
+        same(one, other)
+    assert left_out == ()
+    with pytest.raises(ValueError, match="a: is a tie"):
+        VLM_WRITERS[form](table_of([one_turn("a", preference=0.5)]), tmp_path / f"tie{target.suffix}")
+    if form != "povid":
+        turns = (*one_turn().prompt, Message("assistant", ("Red.",)), Message("user", ("Sure?",)))
+        more = one_turn(prompt=turns)
+        if form == "mdpo":
+            path, _ = VLM_WRITERS[form](table_of([more]), tmp_path / "turns")
+            same(more, open_source(config(path))[0])
+        else:
+            with pytest.raises(ValueError, match="a: has 3 turns"):
+                VLM_WRITERS[form](table_of([more]), tmp_path / f"turns{target.suffix}")
+
+
+def test_what_is_special_about_published_forms_is_written_too(tmp_path: Path) -> None:
+    retrieved = one_turn(branch_images={"retrieved": (image(7),)})
+    path, left_out = VLM_WRITERS["povid"](table_of([retrieved]), tmp_path / "povid")
+    assert left_out == ()
+    assert open_source(config(path))[0].branch_images["retrieved"][0].read() == png(7)
+    _, left_out = VLM_WRITERS["rlaif_v"](table_of([replace(retrieved, extras={"model": "x"})]), tmp_path / "r.parquet")
+    assert left_out == ("model", "pictures of @retrieved")
+    several = one_turn(
+        prompt=(Message("user", ("First: ", ImagePart(1), "second: ", ImagePart(0), "?")),), images=(image(0), image(1))
+    )
+    path, _ = VLM_WRITERS["mia_dpo"](table_of([several]), tmp_path / "mia")
+    assert [picture.read() for picture in open_source(config(path))[0].images] == [png(1), png(0)]
+    path, _ = VLM_WRITERS["mm_rlhf"](table_of([several]), tmp_path / "mm")
+    assert [picture.read() for picture in open_source(config(path, "mm_rlhf"))[0].images] == [png(1), png(0)]
+    (tmp_path / "clip.mp4").write_bytes(b"video")
+    clip = Video("clip", path=tmp_path / "clip.mp4")
+    seen = VLMPair("v", (Message("user", (VideoPart(0), "What happens?")),), "a", "b", videos=(clip,))
+    path, _ = VLM_WRITERS["mm_rlhf"](table_of([seen]), tmp_path / "film")
+    back = open_source(config(path))  # a video is MM-RLHF's own
+    assert (back.report.source, back[0].videos[0].path) == ("mm_rlhf", tmp_path / "clip.mp4")
+    with pytest.raises(ValueError, match="read as other turns"):
+        VLM_WRITERS["mdpo"](table_of([one_turn(prompt=(Message("user", ("a USER: b",)),), images=())]), tmp_path / "no")
+    with pytest.raises(ValueError, match="has 2 pictures; RLHF-V's form holds one"):
+        VLM_WRITERS["rlhf_v"](table_of([several]), tmp_path / "two.parquet")
 
 
 def test_ms_swift_keeps_pictures_of_the_rejected_side(tmp_path: Path) -> None:
