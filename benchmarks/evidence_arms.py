@@ -41,6 +41,9 @@ FAR = ("training.steps=100", "training.learning_rate=1e-4")
 # Ten times the rate of the recipe and more steps: plain DPO widens its margin and ruins the pictures.
 OVER = ("training.steps=100", "training.learning_rate=2e-4")
 
+# Labels of mmalign label, in its own format.
+LABELS = ("data.source=canonical",)
+
 STABILISERS = ("dpo", "safeguard", "sft term", "anchor term", "dpo_positive", "beta auto", "curriculum")
 
 SUITES: dict[str, Suite] = {
@@ -135,6 +138,21 @@ SUITES: dict[str, Suite] = {
         },
         (("base", "flow dpo"), ("base", "flow mapo"), ("base", "flow kto")),
         model=SD3,
+    ),
+    "labels": Suite(
+        "Who labels: gold, a reward trained on gold labels of other pictures, or the CLIP it was trained from",
+        {
+            "dpo, gold labels": Arm("playground/dpo", "gold_labelled", changes=LABELS),
+            "dpo, labels of a trained reward": Arm("playground/dpo", "reward_labelled", changes=LABELS),
+            "dpo, labels of its CLIP": Arm("playground/dpo", "clip_labelled", changes=LABELS),
+        },
+        (
+            ("base", "dpo, gold labels"),
+            ("base", "dpo, labels of a trained reward"),
+            ("base", "dpo, labels of its CLIP"),
+            ("dpo, gold labels", "dpo, labels of a trained reward"),
+            ("dpo, labels of its CLIP", "dpo, labels of a trained reward"),
+        ),
     ),
     "stabilisers": Suite(
         "Stabilisers where plain DPO over-optimises: 100 steps of playground/dpo at ten times its rate",
