@@ -26,7 +26,7 @@ from benchmarks.diffusion_scripts import PEERS, Peer, peer_of, recognised
 from benchmarks.diffusion_tables import difference, render
 from benchmarks.recording import RESULTS, circumstances, write
 
-SIDES = ("peer", "cached", "uncached")
+SIDES = ("peer", "cached", "kept", "uncached")
 DEFAULT = "mid"
 
 
@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.one is not None:
         _one(*given.one, script or given.like, profile, given.work)
         return
-    sides = [side for side in given.sides if side != "peer" or script is not None]
+    without = {"peer"} if script is None else set()
+    without |= {"kept"} if peer.objective["loss"] != "dpo" or given.compile else set()  # no reference; see build_cache
+    sides = [side for side in given.sides if side not in without]
     _check_here(profile, peer, sides)
     told = {"profile": given.profile, **changes}
     command = " ".join(

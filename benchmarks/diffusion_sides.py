@@ -16,7 +16,7 @@ from benchmarks.diffusion_scripts import Peer, peer_of
 from benchmarks.peeking import replaced, watched_steps
 from benchmarks.recording import Moment, peak_rss_mib, sum_of
 
-OURS = {"cached": "disk", "uncached": "none"}
+OURS = {"cached": "disk", "kept": "disk", "uncached": "none"}
 CHECK_ROWS = 2
 
 
@@ -89,7 +89,7 @@ def timed(side: str, script: Path | str, profile: Profile, folders: tuple[Path, 
 
 
 def our_config(side: str, peer: Peer, profile: Profile, folders: tuple[Path, Path, Path]) -> Any:
-    """The run that does what the script does, with or without the cache of latents and text."""
+    """The run that does what the script does, without a cache, with latents and text cached, or scores kept too."""
     from mmalign.training.config import Config
 
     model, data, work = folders
@@ -100,6 +100,7 @@ def our_config(side: str, peer: Peer, profile: Profile, folders: tuple[Path, Pat
         {
             "model": {"name": str(model), "lora": lora, "dtype": "bfloat16" if low and lora else "float32"},
             "data": {"source": "pickapic", "path": str(data), "resolution": profile.shape.resolution, **cache},
+            "reference": {"kind": "cached", "path": str(work / "scores")} if side == "kept" else {"kind": "auto"},
             "objective": [peer.objective],
             "training": {
                 "steps": profile.warm_up + profile.steps + 1,
@@ -120,10 +121,13 @@ def our_config(side: str, peer: Peer, profile: Profile, folders: tuple[Path, Pat
 
 
 def _train(config: Any, mark: Callable[[int], None], encoding: list[Moment]) -> None:
-    """mmalign's own ``train``; ``encoding`` gets what filling the cache took."""
+    """mmalign's own ``train``; ``encoding`` gets what filling caches took, which for kept scores is done before it."""
+    from mmalign.training.cache_run import build_cache
     from mmalign.training.run import train
 
     with watched_steps(mark) as filled, contextlib.suppress(Enough):
+        if config.reference.kind == "cached":
+            build_cache(config)
         train(config)
     encoding += filled
 

@@ -25,22 +25,31 @@ def replaced(patches: list[tuple[Any, str, Any]]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def watched_steps(mark: Callable[[int], None]) -> Iterator[list[Moment]]:
-    """``mark(step)`` is called as each training step begins; the list holds what each filling of the cache took."""
-    from mmalign.training import image_disk
+    """``mark(step)`` is called as each training step begins.
+
+    The list holds what each filling of a cache took, of latents and text or of the reference's scores.
+    """
+    from mmalign.training import cache_run, image_disk
+    from mmalign.training.kept_scores_build import _Builder
     from mmalign.training.trainer import Trainer
 
-    fill, step, steps = image_disk.fill, Trainer._step, []
-    encoding: list[Moment] = []
+    step, steps = Trainer._step, []
+    filled: list[Moment] = []
 
-    def timed_fill(*arguments: Any) -> None:
-        before = Moment.now()
-        fill(*arguments)
-        encoding.append(Moment.now() - before)
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            before = Moment.now()
+            made = call(*arguments)
+            filled.append(Moment.now() - before)
+            return made
+
+        return called
 
     def timed_step(*arguments: Any) -> None:
         mark(len(steps))
         steps.append(True)
         step(*arguments)
 
-    with replaced([(image_disk, "fill", timed_fill), (Trainer, "_step", timed_step)]):
-        yield encoding
+    patches = [(owner, "fill", timed(image_disk.fill)) for owner in (image_disk, cache_run)]
+    with replaced([*patches, (_Builder, "build", timed(_Builder.build)), (Trainer, "_step", timed_step)]):
+        yield filled
