@@ -1,17 +1,20 @@
 """What objectives and corruptions do to tiny-llava, on the same rows: ``python -m benchmarks.vlm_evidence --seeds 0``.
 
-Every arm is the recipe ``playground/vlm_visual`` with another objective: same rows, steps and rate. Base and arms see
-the same held-out pictures without habits. Arms that are measured are not run again, and processes with different arms
-may work side by side. Writes ``benchmarks/results/vlm_evidence.json`` and the table beside it.
+Every arm is the recipe ``playground/vlm_visual`` with another objective: same rows, steps and rate. Arms of
+``vlm_negatives.MADE`` have the same chosen responses with other rejected ones; those of ``DECODINGS`` train nothing.
+Base and arms see the same held-out pictures without habits. Arms that are measured are not run again, and processes
+with different arms may work side by side. Writes ``benchmarks/results/vlm_evidence.json`` and the table beside it.
+``--small`` runs arms on a few rows and pictures for two steps, to see that they work, and writes no record.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.vlm_negatives import DECODINGS, MADE, decoding_of, made_rows
 from benchmarks.vlm_records import COLUMNS, RESULTS, commit, kept, pooled, read, write
 from mmalign.evaluation.vlm_playground import Measures, compare, measure
 from mmalign.playground.datasets import write_vlm_dataset
@@ -19,6 +22,8 @@ from mmalign.playground.looking import Look, looks
 from mmalign.quickstart_vlm import MODEL, PICTURES, RECIPE, rows_of_quickstart
 
 RECORD = RESULTS / "vlm_evidence.json"
+SMALL = ["training.steps=2", "training.warmup_steps=0", "training.checkpoint_every=2", "training.batch_size=4",
+         "evaluation.every=2"]  # fmt: skip
 TEXT, ANCHOR, SFT = "{loss: dpo, beta: 0.1}", "{loss: anchor, beta: 0.1}", "{loss: sft}"
 
 
@@ -38,11 +43,13 @@ ARMS: dict[str, str] = {
     "mpo (text + bco + sft)": "[{loss: dpo, beta: 0.1, coefficient: 0.8}, "
     "{loss: bco_pair, beta: 0.1, shift: running, coefficient: 0.2}, {loss: sft}]",
     "sft": f"[{SFT}]",
+    **dict.fromkeys(MADE, f"[{TEXT}, {ANCHOR}]"),
 }
 """Arm -> its objective."""
+ALL = [*ARMS, *DECODINGS]
 
 
-def run_arm(arm: str, seed: int, work: Path) -> None:
+def run_arm(arm: str, seed: int, work: Path, *, small: bool = False) -> None:
     """Train one arm and measure it; nothing happens where that was done."""
     from mmalign.training.loading import load_config
     from mmalign.training.run import train
@@ -51,19 +58,27 @@ def run_arm(arm: str, seed: int, work: Path) -> None:
     folder, target = work / f"seed{seed}" / slug, work / f"seed{seed}" / f"{slug}.json"
     if target.exists():
         return
-    settings = rows_of_quickstart(seed)
+    settings, pictures = rows_of_quickstart(seed), PICTURES
+    if small:
+        settings, pictures = replace(settings, rows=12), 4
     rows = work / f"seed{seed}.parquet"
     if not rows.exists():
         write_vlm_dataset("vlm", settings, rows)
-    if not (folder / "aligned").exists():
+    if arm in MADE:
+        rows = made_rows(arm, rows, work / f"seed{seed}" / f"{slug}.parquet", seed)
+    if arm not in DECODINGS and not (folder / "aligned").exists():
         own = [f"data.path={rows}", f"output={folder}", f"training.seed={seed}", f"objective={ARMS[arm]}"]
         train(
-            load_config(RECIPE, own),
+            load_config(RECIPE, [*own, *(SMALL if small else [])]),
             resume=bool(list(folder.glob("checkpoints/step_*"))),
             command="python -m benchmarks.vlm_evidence",
         )
-    shown = looks(PICTURES, seed)
-    comparison = compare(_base(shown, seed, work), _measured(str(folder / "aligned"), shown), seed=seed)
+    shown = looks(pictures, seed)
+    if arm in DECODINGS:
+        aligned = _measured(MODEL, shown, decoding_of(arm))
+    else:
+        aligned = _measured(str(folder / "aligned"), shown)
+    comparison = compare(_base(shown, seed, work), aligned, seed=seed)
     record = {"arm": arm, "seed": seed, "commit": commit(), "pairs": asdict(settings), "measures": kept(comparison)}
     write(target, json.dumps(record, indent=1) + "\n")
 
@@ -72,12 +87,14 @@ def render(records: Sequence[dict[str, Any]]) -> str:
     """Markdown: one row an arm."""
     lines = [
         f"Each arm is `{RECIPE}` with another objective on the same rows; {PICTURES} held-out pictures without habits.",
+        "`mmalign negatives` made the rejected responses of bdhs, word swap, dropout ntp and m3id-dpo (and the chosen ones",
+        "of the last); arms of decoding train nothing.",
         "Base -> aligned (difference [95 % interval: over pictures for one seed, over seeds by Student's t for more]).",
         "",
         f"| arm | seeds | {' | '.join(COLUMNS.values())} |",
         "|---" * (len(COLUMNS) + 2) + "|",
     ]
-    for arm in ARMS:
+    for arm in ALL:
         of_arm = [record["measures"] for record in records if record["arm"] == arm]
         seeds = ", ".join(str(record["seed"]) for record in records if record["arm"] == arm)
         if of_arm:
@@ -86,7 +103,7 @@ def render(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _base(shown: Sequence[Look], seed: int, work: Path) -> Measures:
-    path = work / f"seed{seed}" / f"base{PICTURES}.json"
+    path = work / f"seed{seed}" / f"base{len(shown)}.json"
     found = read(path)
     if found is None:
         found = _measured(MODEL, shown).ratios
@@ -94,32 +111,36 @@ def _base(shown: Sequence[Look], seed: int, work: Path) -> Measures:
     return Measures({name: (tuple(top), tuple(low)) for name, (top, low) in found.items()}, len(shown))
 
 
-def _measured(name: str, shown: Sequence[Look]) -> Measures:
+def _measured(name: str, shown: Sequence[Look], decoding: Any = None) -> Measures:
     from mmalign.models.vlm import load_vlm
     from mmalign.training.config import ModelConfig
 
     components = load_vlm(ModelConfig(name=name))
-    return measure(components.model, components.processor, shown)
+    return measure(components.model, components.processor, shown, decoding=decoding)
 
 
 def main() -> None:
     """Run what is missing, then write down everything there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--arms", nargs="*", choices=ALL, default=ALL)
     parser.add_argument("--work", type=Path, default=Path("runs/vlm-evidence"))
+    parser.add_argument("--small", action="store_true", help="Few rows and steps, in WORK-small; no record is written.")
     arguments = parser.parse_args()
+    if arguments.small:
+        arguments.work = arguments.work.with_name(f"{arguments.work.name}-small")
     for seed in arguments.seeds:
         for arm in arguments.arms:
-            run_arm(arm, seed, arguments.work)
+            run_arm(arm, seed, arguments.work, small=arguments.small)
     files = sorted(arguments.work.glob("seed*/*.json"))
     records = [record for record in map(read, files) if "arm" in record]
-    records.sort(key=lambda record: (list(ARMS).index(record["arm"]), record["seed"]))
+    records.sort(key=lambda record: (ALL.index(record["arm"]), record["seed"]))
     if not records:
         raise SystemExit(f"{arguments.work} holds no measured arm yet; name some with --arms")
-    write(RECORD, json.dumps(records, indent=1) + "\n")
-    write(RECORD.with_suffix(".md"), render(records))
-    print(render(records))
+    if not arguments.small:
+        write(RECORD, json.dumps(records, indent=1) + "\n")
+        write(RECORD.with_suffix(".md"), render(records))
+    print("small: the numbers mean nothing" if arguments.small else "", render(records), sep="\n")
 
 
 if __name__ == "__main__":
