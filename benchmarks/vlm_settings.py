@@ -14,12 +14,14 @@ BETA, RATE, DECAY, CLIP, SEED = 0.1, 1e-4, 0.01, 1.0, 0
 class Side(NamedTuple):
     """``modules`` holds the LoRA. ``step_0``: (loss, scores of each row by name) of the rows, without an update.
 
-    ``train``: do the steps, and call back before the first and after each.
+    ``train``: do the steps, and call back before the first and after each. ``ahead``: what is done once before that,
+    if anything.
     """
 
     modules: nn.Module
     step_0: Callable[[], tuple[Tensor, dict[str, Tensor]]]
     train: Callable[[Callable[[], None]], None]
+    ahead: Callable[[], None] | None = None
 
 
 def autocast(profile: Profile) -> torch.autocast:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from rich.console import Console
@@ -19,7 +20,8 @@ from benchmarks.vlm_settings import BETA, CLIP, DECAY, RATE, SEED, Side, autocas
 from benchmarks.vlm_trl import trl_side
 from mmalign.types import VLMPair
 
-OURS = {"packed": "always", "padded": "never"}
+OURS = {"packed": "always", "kept": "always", "padded": "never"}
+"""Variant -> ``vlm.pack``. ``kept`` reads the reference's scores from disk, computed before the first step."""
 VARIANTS = (*OURS, "trl")
 CHECK_ROWS = 2
 NEEDED = ("trl", "datasets")
@@ -77,6 +79,10 @@ def timed(variant: str, profile: Profile, folder: Path) -> dict[str, Any]:
         moments.append(Moment.now())
 
     side = SIDES[variant](profile, pairs(profile, steps * profile.batch_size), steps, folder)
+    ahead = Moment.now()
+    if side.ahead is not None:
+        side.ahead()
+    spent = (Moment.now() - ahead) / steps
     side.train(mark)
     if len(moments) != steps + 1:
         raise SystemExit(f"{variant}: {len(moments) - 1} steps were done, {steps} asked for")
@@ -90,6 +96,7 @@ def timed(variant: str, profile: Profile, folder: Path) -> dict[str, Any]:
         "steps_cpu_seconds": [moment.cpu for moment in took],
         "peak_rss_mib": peak_rss_mib(),
         "rss_before_training_mib": ready[0],
+        **spent.named("ahead"),
     }
     if profile.device == "cuda":
         result["peak_cuda_mib"] = torch.cuda.max_memory_allocated() / 2**20
@@ -100,10 +107,11 @@ def _said(loss: Tensor, scores: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"loss": float(loss), **{name: value.detach().float().tolist() for name, value in scores.items()}}
 
 
-def _ours(pack: str) -> Callable[[Profile, Sequence[VLMPair], int, Path], Side]:
+def _ours(variant: str) -> Callable[[Profile, Sequence[VLMPair], int, Path], Side]:
     def make(profile: Profile, rows: Sequence[VLMPair], steps: int, folder: Path) -> Side:
         from mmalign.models.vlm import VLMComponents
         from mmalign.models.vlm_names import peek_vlm
+        from mmalign.training.kept_scores_build import build_scores
         from mmalign.training.task import TRAIN, RowKey
         from mmalign.training.trainer import Trainer
         from mmalign.training.vlm_branches import checked_vlm_objective
@@ -111,7 +119,7 @@ def _ours(pack: str) -> Callable[[Profile, Sequence[VLMPair], int, Path], Side]:
         from mmalign.training.vlms import VLMTask
         from mmalign.vlm_data import table_of
 
-        config = _our_config(profile, pack, steps, folder)
+        config = _our_config(profile, variant, steps, folder)
         components = VLMComponents(peek_vlm(config.model), model_of(profile), processor_of(profile))
         objective = checked_vlm_objective(config)
         task = VLMTask(config, VLMData({TRAIN: table_of(list(rows))}, "rows"), components, objective)
@@ -131,14 +139,18 @@ def _ours(pack: str) -> Callable[[Profile, Sequence[VLMPair], int, Path], Side]:
             with _marked(Trainer, mark):
                 Trainer(config, task, folder=folder / "run", console=Console(quiet=True)).fit()
 
-        return Side(task.policy, step_0, train)
+        def ahead() -> None:
+            build_scores(config, task)
+
+        return Side(task.policy, step_0, train, ahead if variant == "kept" else None)
 
     return make
 
 
-def _our_config(profile: Profile, pack: str, steps: int, folder: Path) -> Any:
+def _our_config(profile: Profile, variant: str, steps: int, folder: Path) -> Any:
     from mmalign.training.config import Config
 
+    scores = {"kind": "cached", "path": str(folder / f"scores-{uuid4().hex[:8]}")}
     lora = {"rank": profile.rank, "alpha": profile.rank, "targets": list(LINEAR)}
     return Config.model_validate(
         {
@@ -146,6 +158,7 @@ def _our_config(profile: Profile, pack: str, steps: int, folder: Path) -> Any:
             "model": {"name": str(prepare(profile, folder / "model")), "lora": lora, "dtype": profile.dtype},
             "data": {"source": "vlm_canonical", "path": "rows.parquet"},
             "objective": [{"loss": "dpo", "beta": BETA}],
+            **({"reference": scores} if variant == "kept" else {}),
             "training": {
                 "steps": steps,
                 "batch_size": profile.batch_size,
@@ -157,7 +170,7 @@ def _our_config(profile: Profile, pack: str, steps: int, folder: Path) -> Any:
                 "log_every": steps,
                 "seed": SEED,
             },
-            "vlm": {"pack": pack, "max_length": 4096},
+            "vlm": {"pack": OURS[variant], "max_length": 4096},
             "output": str(folder / "run"),
         }
     )
@@ -183,6 +196,6 @@ def _marked(trainer: Any, mark: Callable[[], None]) -> Iterator[None]:
 
 
 SIDES: dict[str, Callable[[Profile, Sequence[VLMPair], int, Path], Side]] = {
-    **{name: _ours(pack) for name, pack in OURS.items()},
+    **{name: _ours(name) for name in OURS},
     "trl": trl_side,
 }

@@ -37,6 +37,14 @@ def test_packed_and_padded_say_the_same(packed: dict[str, Any], tmp_path: Path) 
     assert moved["gradient_norm"] > 0.01
 
 
+def test_kept_scores_are_those_of_the_reference_and_are_computed_before_the_first_step(
+    packed: dict[str, Any], tmp_path: Path
+) -> None:
+    assert within({"packed": packed, "kept": check("kept", TINY, tmp_path)}, TINY.tolerance)
+    run = timed("kept", replace(TINY, steps=1, warm_up=0), tmp_path)
+    assert run["ahead_cpu_seconds"] > 0.1 * run["step_cpu_seconds"]
+
+
 @NEEDS_TRL
 def test_trl_says_the_same(packed: dict[str, Any], tmp_path: Path) -> None:
     assert within({"packed": packed, "trl": check("trl", TINY, tmp_path)}, TINY.tolerance)
