@@ -1,6 +1,6 @@
 """What objectives and corruptions do to tiny-llava, on the same rows: ``python -m benchmarks.vlm_evidence --seeds 0``.
 
-Every arm is the recipe ``playground/vlm_visual`` with another objective: same rows, steps and rate. Arms of
+Every arm is the recipe ``playground/vlm_visual`` at half its steps with another objective: same rows and rate. Arms of
 ``vlm_negatives.MADE`` have the same chosen responses with other rejected ones; those of ``DECODINGS`` train nothing.
 Base and arms see the same held-out pictures without habits. Arms that are measured are not run again, and processes
 with different arms may work side by side. Writes ``benchmarks/results/vlm_evidence.json`` and the table beside it.
@@ -22,6 +22,7 @@ from mmalign.playground.looking import Look, looks
 from mmalign.quickstart_vlm import MODEL, PICTURES, RECIPE, rows_of_quickstart
 
 RECORD = RESULTS / "vlm_evidence.json"
+HALF = ["training.steps=60", "training.checkpoint_every=60", "evaluation.every=60"]
 SMALL = ["training.steps=2", "training.warmup_steps=0", "training.checkpoint_every=2", "training.batch_size=4",
          "evaluation.every=2"]  # fmt: skip
 TEXT, ANCHOR, SFT = "{loss: dpo, beta: 0.1}", "{loss: anchor, beta: 0.1}", "{loss: sft}"
@@ -69,7 +70,7 @@ def run_arm(arm: str, seed: int, work: Path, *, small: bool = False) -> None:
     if arm not in DECODINGS and not (folder / "aligned").exists():
         own = [f"data.path={rows}", f"output={folder}", f"training.seed={seed}", f"objective={ARMS[arm]}"]
         train(
-            load_config(RECIPE, [*own, *(SMALL if small else [])]),
+            load_config(RECIPE, [*own, *(SMALL if small else HALF)]),
             resume=bool(list(folder.glob("checkpoints/step_*"))),
             command="python -m benchmarks.vlm_evidence",
         )
@@ -86,7 +87,8 @@ def run_arm(arm: str, seed: int, work: Path, *, small: bool = False) -> None:
 def render(records: Sequence[dict[str, Any]]) -> str:
     """Markdown: one row an arm."""
     lines = [
-        f"Each arm is `{RECIPE}` with another objective on the same rows; {PICTURES} held-out pictures without habits.",
+        f"Each arm is `{RECIPE}` at half its steps with another objective on the same rows; "
+        f"{PICTURES} held-out pictures without habits.",
         "`mmalign negatives` made the rejected responses of bdhs, word swap, dropout ntp and m3id-dpo (and the chosen ones",
         "of the last); arms of decoding train nothing.",
         "Base -> aligned (difference [95 % interval: over pictures for one seed, over seeds by Student's t for more]).",
