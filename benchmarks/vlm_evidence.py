@@ -89,8 +89,8 @@ def render(records: Sequence[dict[str, Any]]) -> str:
     lines = [
         f"Each arm is `{RECIPE}` at half its steps with another objective on the same rows; "
         f"{PICTURES} held-out pictures without habits.",
-        "`mmalign negatives` made the rejected responses of bdhs, word swap, dropout ntp and m3id-dpo (and the chosen ones",
-        "of the last); arms of decoding train nothing.",
+        "`mmalign negatives` made the rejected responses of bdhs, word swap, dropout ntp and m3id-dpo (and the chosen "
+        "ones of the last); arms of decoding train nothing.",
         "Base -> aligned (difference [95 % interval: over pictures for one seed, over seeds by Student's t for more]).",
         "",
         f"| arm | seeds | {' | '.join(COLUMNS.values())} |",
