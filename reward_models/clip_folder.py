@@ -16,6 +16,7 @@ from reward_models.tokens import END, ClipTokens, FolderTokens
 from reward_models.weights import Source, locate
 
 SETTINGS = "reward.json"
+HEAD = "head.safetensors"
 TOKENIZER = ("tokenizer.json", "vocab.json")
 COPIED = (*TOKENIZER, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
 CLIP_VOCABULARY = 49408

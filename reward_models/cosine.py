@@ -68,14 +68,18 @@ class CosineReward:
         check_lengths(prompts, embedded)
         if not prompts:
             return embedded.new_zeros(0)
+        cosine = (self.embed_prompts(prompts) * normalize(embedded, dim=-1)).sum(-1)
+        score = self.towers.scale * cosine if self.logits else cosine
+        return score if self.outcome is None else self.outcome(score)
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
+        """Text features of length 1; at least one prompt."""
         unique = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
         places = torch.tensor([unique[prompt] for prompt in prompts], device=self.towers.device)
         with torch.no_grad():
             ids = self.tokens([self.prefix + prompt for prompt in unique]).split(self.batch_size)
             texts = normalize(torch.cat([self.towers.text_features(chunk) for chunk in ids]), dim=-1)
-        cosine = (texts[places] * normalize(embedded, dim=-1)).sum(-1)
-        score = self.towers.scale * cosine if self.logits else cosine
-        return score if self.outcome is None else self.outcome(score)
+        return texts[places]
 
 
 def in_batches(

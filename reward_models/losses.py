@@ -108,6 +108,14 @@ def gaussian_bt(
     return -(weights * F.logsigmoid(z)).sum(dim=-1)
 
 
+def gaussian_probability(chosen_score: Rows, rejected_score: Rows, chosen_std: Rows, rejected_std: Rows) -> Rows:
+    """E[sigma(z)], z ~ N(d, chosen_std^2 + rejected_std^2): the probability that a Gaussian head gives to a win."""
+    nodes, weights = _hermite(MOST_POINTS, difference(chosen_score, rejected_score))
+    spread = torch.hypot(full_precision(chosen_std), full_precision(rejected_std))
+    z = difference(chosen_score, rejected_score)[..., None] + spread[..., None] * nodes
+    return (weights * torch.sigmoid(z)).sum(dim=-1)
+
+
 def gpm(chosen_features: Features, rejected_features: Features, *, tau: float = 0.1) -> Rows:
     """-log sigma(s / tau), s = sum_k (a_2k b_2k+1 - a_2k+1 b_2k), a = chosen_features, b = rejected_features.
 
@@ -136,20 +144,17 @@ def pal_a(
     return F.relu(margin - (far - near))
 
 
-def pal_b(
-    chosen_features: Features, rejected_features: Features, ideal_point: Features, *, scale: float = 100.0
-) -> Rows:
-    """-log sigma(scale * (cos(chosen_features, ideal_point) - cos(rejected_features, ideal_point))).
+def pal_b(chosen_features: Features, rejected_features: Features, ideal_direction: Features, score_scale: Rows) -> Rows:
+    """-log sigma(scale * (cos(chosen_features, ideal) - cos(rejected_features, ideal))).
 
-    PAL-B (arXiv 2406.08469, pal_rm_b/learner.py:129): the ideal point depends on user and prompt. The official scale is
-    learnt and at most 100.
+    PAL-B (arXiv 2406.08469, pal_rm_b/learner.py:129): ``ideal_direction`` depends on user and prompt. ``score_scale``
+    is learnt, one number for all rows, and at most 100.
     """
-    require_positive(scale=scale)
-    ideal = full_precision(ideal_point)
+    ideal = full_precision(ideal_direction)
     chosen, rejected = (
         F.cosine_similarity(full_precision(side), ideal, dim=-1) for side in (chosen_features, rejected_features)
     )
-    return -F.logsigmoid(scale * (chosen - rejected))
+    return -F.logsigmoid(full_precision(score_scale) * (chosen - rejected))
 
 
 def _outcomes(preference: Tensor) -> tuple[Tensor, Tensor, Tensor]:

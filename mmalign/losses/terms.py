@@ -153,7 +153,8 @@ def _refused_values(
     if config.get("beta") == AUTO:
         keywords["beta"] = config["beta_start"]
     lists = {tensor for tensor in signature.tensors if tensor.startswith("candidate_") or tensor == "labels"}
-    lists |= {tensor for tensor in signature.tensors if tensor.endswith(("_features", "_point")) or "part" in tensor}
+    wide = ("_features", "_point", "_direction")
+    lists |= {tensor for tensor in signature.tensors if tensor.endswith(wide) or "part" in tensor}
     zeros = {tensor: torch.zeros((2, 2) if tensor in lists else (2,)) for tensor in signature.tensors}
     if "desirable" in zeros:
         zeros["desirable"] = zeros["desirable"].bool()

@@ -1,4 +1,4 @@
-"""Users who disagree: each has a taste that captions leave open, and labels the same pictures by it."""
+"""Users who disagree, and preferences that go round in circles: labels that no one score of a picture explains."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from PIL import Image
 
 from mmalign.playground.oracle import read
 from mmalign.playground.pairs import Reward, make_pairs
+from mmalign.playground.scene import BACKGROUNDS
 
 
 def bright(prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:  # noqa: ARG001 - a reward's form
@@ -59,3 +60,28 @@ def make_user_pairs(
         of_user = make_pairs(shown, tastes[taste], seed=seed * 1000 + user, model=model)
         rows += [row | {"user_id": user, "taste": taste} for row in of_user]
     return rows
+
+
+def beats(first: Image.Image, second: Image.Image) -> float:
+    """1 where the first picture's background beats the second's, -1 where it loses, 0 where neither does.
+
+    The six backgrounds stand in a circle, and each beats the next two: white beats black and grey, ..., brown beats
+    white and black. Backgrounds that are equal or opposite, or that the oracle cannot name, are no contest. The best
+    that any score of single pictures can do is 9 of the 12 contests.
+    """
+    seen = [read(image).background for image in (first, second)]
+    if None in seen:
+        return 0.0
+    ahead = (BACKGROUNDS.index(str(seen[1])) - BACKGROUNDS.index(str(seen[0]))) % len(BACKGROUNDS)
+    return {1: 1.0, 2: 1.0, 4: -1.0, 5: -1.0}.get(ahead, 0.0)
+
+
+def make_cyclic_pairs(
+    groups: Sequence[tuple[str, Sequence[Image.Image]]], *, seed: int = 0, model: str = "playground/tiny-sdxl"
+) -> list[dict[str, Any]]:
+    """Rows in the columns of Pick-a-Pic: the first two pictures of each prompt, where one :func:`beats` the other."""
+
+    def contest(prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:  # noqa: ARG001
+        return [beats(*images), 0.0]
+
+    return make_pairs([(prompt, images[:2]) for prompt, images in groups], contest, seed=seed, model=model)

@@ -1,4 +1,4 @@
-"""Pairs of pictures as the trainer's data workers load and collate them for a reward model."""
+"""Pairs and rankings of pictures as the trainer's data workers load and collate them for a reward model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,39 +8,48 @@ from torch import Tensor
 
 from mmalign.data import RowTable, UnreadableImage, decode
 from mmalign.training.task import TRAIN, RowKey
-from mmalign.types import CHOSEN, REJECTED, PreferencePair
+from mmalign.types import CANDIDATES, CHOSEN, REJECTED, PreferencePair, Ranking
 from reward_models.pixels import Preprocess
 from reward_models.tokens import ClipTokens, FolderTokens
+from reward_models.training.labels import NOBODY, RowLabels
 
 SIDES = (CHOSEN, REJECTED)
 
 
 @dataclass(frozen=True)
 class RewardRow:
-    """One visit of a pair: ``ids`` [tokens], ``pixels`` [2, 3, side, side] of chosen and rejected.
+    """One visit of a row: ``ids`` [tokens], ``pixels`` [k, 3, side, side], of a pair chosen and rejected.
 
-    ``unusable``: None where rows were checked beforehand; else "" or why the row counts for nothing.
+    ``preference`` and ``margin`` of a pair, ``labels`` [k] of a ranking. ``user``: its number, -1 where it has none or
+    nobody asks. ``parts`` [dimensions]: labels by dimension. ``unusable``: None where rows were checked beforehand;
+    else "" or why the row counts for nothing.
     """
 
     key: RowKey
     sample_id: str
     ids: Tensor
     pixels: Tensor
-    preference: float
-    margin: float | None
+    preference: float = 1.0
+    margin: float | None = None
+    labels: Tensor | None = None
+    user: int = NOBODY
+    parts: Tensor | None = None
     unusable: str | None = None
 
 
 @dataclass(frozen=True)
 class RewardBatch:
-    """Rows put together: ``ids`` [batch, tokens], ``pixels`` [batch, 2, 3, side, side], labels [batch]."""
+    """Joined rows: ``ids`` [batch, tokens], ``pixels`` [batch, k, 3, side, side], labels [batch] or [batch, n]."""
 
     keys: tuple[RowKey, ...]
     sample_ids: tuple[str, ...]
     ids: Tensor
     pixels: Tensor
+    users: Tensor
     preference: Tensor
-    margin: Tensor | None
+    margin: Tensor | None = None
+    labels: Tensor | None = None
+    parts: Tensor | None = None
     present: dict[str, Tensor] = field(default_factory=dict)
     unusable: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,18 +62,13 @@ class RewardBatch:
         return self._with(Tensor.pin_memory)
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> "RewardBatch":
-        return replace(
-            self,
-            ids=change(self.ids),
-            pixels=change(self.pixels),
-            preference=change(self.preference),
-            margin=None if self.margin is None else change(self.margin),
-            present={branch: change(mask) for branch, mask in self.present.items()},
-        )
+        names = ("ids", "pixels", "users", "preference", "margin", "labels", "parts")
+        changed = {name: None if getattr(self, name) is None else change(getattr(self, name)) for name in names}
+        return replace(self, **changed, present={branch: change(mask) for branch, mask in self.present.items()})
 
 
 class RewardRows:
-    """Loads pairs of ``tables`` (split -> rows). ``check``: rows to train on may hold pictures nobody looked at yet."""
+    """Loads rows of ``tables`` (split -> rows). ``check``: rows to train on may hold pictures nobody looked at yet."""
 
     def __init__(
         self,
@@ -72,18 +76,29 @@ class RewardRows:
         tokens: ClipTokens | FolderTokens,
         preprocess: Preprocess,
         *,
+        labels: RowLabels | None = None,
         check: bool = False,
     ) -> None:
         self.tables, self.tokens, self.preprocess, self.check = tables, tokens, preprocess, check
+        self.labels = RowLabels() if labels is None else labels
 
     def load(self, key: RowKey) -> RewardRow:
-        """Decode and prepare one pair. A checked row whose picture cannot be read is named and counts for nothing."""
+        """Decode and prepare one row. A checked row whose picture cannot be read is named and counts for nothing."""
         row = self.tables[key.split][key.index]
-        assert isinstance(row, PreferencePair)
+        assert isinstance(row, PreferencePair | Ranking)
         ids, side = self.tokens([row.prompt])[0], self.preprocess.size
         described = RewardRow(
-            key, row.sample_id, ids, torch.zeros(2, 3, side, side), row.preference, row.margin, unusable=None
+            key,
+            row.sample_id,
+            ids,
+            torch.zeros(len(row.images), 3, side, side),
+            user=self.labels.user(row),
+            parts=self.labels.parts(row),
         )
+        if isinstance(row, PreferencePair):
+            described = replace(described, preference=row.preference, margin=row.margin)
+        else:
+            described = replace(described, labels=torch.tensor(row.labels, dtype=torch.float32))
         checked = self.check and key.split == TRAIN
         try:
             pixels = self.preprocess.pictures([decode(image) for image in row.images])
@@ -96,16 +111,25 @@ class RewardRows:
 
 def collate(rows: Sequence[RewardRow]) -> RewardBatch:
     """Rows as one batch. A margin is there only if every row has one."""
-    margins = [row.margin for row in rows]
     checked = any(row.unusable is not None for row in rows)
     present = torch.tensor([not row.unusable for row in rows])
+    labels = _stacked([row.labels for row in rows])
+    branches = SIDES if labels is None else (CANDIDATES,)
     return RewardBatch(
         keys=tuple(row.key for row in rows),
         sample_ids=tuple(row.sample_id for row in rows),
         ids=torch.stack([row.ids for row in rows]),
         pixels=torch.stack([row.pixels for row in rows]),
+        users=torch.tensor([row.user for row in rows]),
         preference=torch.tensor([row.preference for row in rows]),
-        margin=None if any(margin is None for margin in margins) else torch.tensor(margins),
-        present=dict.fromkeys(SIDES, present) if checked else {},
+        margin=_stacked([None if row.margin is None else torch.tensor(row.margin) for row in rows]),
+        labels=labels,
+        parts=_stacked([row.parts for row in rows]),
+        present=dict.fromkeys(branches, present) if checked else {},
         unusable={row.sample_id: row.unusable for row in rows if row.unusable},
     )
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(there) if len(there) == len(tensors) else None

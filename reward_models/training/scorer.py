@@ -1,6 +1,8 @@
-"""The network that is trained: a CLIP that gives a score to a prompt and each of its pictures."""
+"""The network that is trained: a CLIP and a head that give a score to a prompt and each of its pictures."""
 
 import math
+from collections.abc import Container, Mapping
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -11,55 +13,95 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import CLIPModel
 
-from mmalign.training.config import LoRAConfig, RewardConfig
+from mmalign.losses import Objective
+from mmalign.training.config import HEAD_SETTINGS, HeadConfig, LoRAConfig, RewardConfig
 from reward_models.clip_folder import ClipFolder
+from reward_models.heads import COSINE, OF_USERS, READ_LOGITS, build_head, nobody
+from reward_models.heads.scores import MultiHead
+from reward_models.losses import gpm
 from reward_models.weights import build, fill, read_state
 
 LARGEST_SCALE = 100.0
 POLICY = "policy"
+GPM_TAU = signature(gpm).parameters["tau"].default
 
 
 class ClipScorer(nn.Module):
-    """score = exp(logit_scale) * cos(text, picture), float32."""
+    """head(text, pictures, exp(logit_scale) * cos(text, picture)), float32."""
 
-    def __init__(self, clip: CLIPModel) -> None:
+    def __init__(self, clip: CLIPModel, head: nn.Module) -> None:
         super().__init__()
-        self.clip = clip
+        self.clip, self.head = clip, head
 
     def forward(
-        self, ids: Int[Tensor, "batch tokens"], pixels: Float[Tensor, "batch k 3 side side"]
-    ) -> Float[Tensor, "batch k"]:
-        """Scores of the k pictures of each prompt. First, ``logit_scale`` is cut to ln 100, where a step left it above;
-        HPSv2 and open_clip do so after the step, which no forward can tell apart."""
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        pixels: Float[Tensor, "batch k 3 side side"],
+        users: Int[Tensor, " batch"] | None = None,
+    ) -> dict[str, Tensor]:
+        """What the head gives for k pictures of each prompt: ``score`` [batch, k] and more (``reward_models.heads``).
+
+        ``users``: numbers of users, -1 for nobody in particular. First, ``logit_scale`` is cut to ln 100, where a step
+        left it above; HPSv2 and open_clip do so after the step, which no forward can tell apart.
+        """
         with torch.no_grad():
             self.clip.logit_scale.clamp_(max=math.log(LARGEST_SCALE))
         clip: Any = self.clip
         text = clip.text_projection(clip.text_model(input_ids=ids).pooler_output)
-        image = clip.visual_projection(clip.vision_model(pixel_values=pixels.flatten(0, 1)).pooler_output)
-        text, image = normalize(text.float(), dim=-1), normalize(image.float(), dim=-1)
-        return self.clip.logit_scale.float().exp() * (text[:, None] * image.unflatten(0, pixels.shape[:2])).sum(dim=-1)
+        text, image = normalize(text.float(), dim=-1), self.image_features(pixels.flatten(0, 1))
+        image = image.unflatten(0, pixels.shape[:2])
+        logits = self.clip.logit_scale.float().exp() * (text[:, None] * image).sum(dim=-1)
+        return self.head(text, image, logits, nobody(len(ids), ids.device) if users is None else users)
+
+    def image_features(self, pixels: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch width"]:
+        """Projected features of length 1."""
+        clip: Any = self.clip
+        return normalize(clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output).float(), dim=-1)
 
     def enable_gradient_checkpointing(self) -> None:
         """Compute activations of the transformer layers again in the backward pass."""
         self.clip.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def load_scorer(found: ClipFolder) -> ClipScorer:
-    """The CLIP of a folder with every weight in its place, float32, frozen, on the CPU."""
+def asked(objective: Objective) -> frozenset[str]:
+    """Every tensor that some term asks for."""
+    return frozenset(name for term in objective.terms for name in term.signature.tensors)
+
+
+def head_settings(head: HeadConfig, objective: Objective, users: int) -> dict[str, Any]:
+    """Keywords of ``build_head``. A ``gpm`` head has the tau of its objective's ``gpm`` terms."""
+    settings: dict[str, Any] = {"kind": head.kind}
+    settings |= {name: getattr(head, name) for name in HEAD_SETTINGS[head.kind]}
+    if head.kind in OF_USERS:
+        settings["users"] = users
+    if head.kind == "gpm":
+        taus = {term.keywords.get("tau", GPM_TAU) for term in objective.terms if term.loss_name == "gpm"}
+        if len(taus) > 1:
+            raise ValueError(f"the gpm terms have several tau ({sorted(taus)}), and one head has one scale; give one")
+        settings["tau"] = taus.pop() if taus else GPM_TAU
+    return settings
+
+
+def load_scorer(found: ClipFolder, head: Mapping[str, Any] = COSINE) -> ClipScorer:
+    """The CLIP of a folder with every weight in its place, float32, frozen, on the CPU; a head with fresh weights."""
     clip = build(lambda: CLIPModel(found.config))
     fill(clip, read_state(found.weights), str(found.weights), dtype="float32", device=torch.device("cpu"))
-    return ClipScorer(cast(CLIPModel, clip))
+    return ClipScorer(cast(CLIPModel, clip), build_head(_width(found), head))
 
 
-def skeleton(found: ClipFolder) -> ClipScorer:
+def skeleton(found: ClipFolder, head: Mapping[str, Any] = COSINE) -> ClipScorer:
     """The same without weights."""
-    return ClipScorer(cast(CLIPModel, build(lambda: CLIPModel(found.config))))
+    clip = cast(CLIPModel, build(lambda: CLIPModel(found.config)))
+    return ClipScorer(clip, build(lambda: build_head(_width(found), head)))
 
 
-def make_trainable(scorer: ClipScorer, lora: LoRAConfig | None, reward: RewardConfig) -> tuple[int, int]:
+def make_trainable(
+    scorer: ClipScorer, lora: LoRAConfig | None, reward: RewardConfig, asks: Container[str] = ()
+) -> tuple[int, int]:
     """Freeze what is not trained, add LoRA where asked; gives numbers of trained and of all parameters.
 
-    ``logit_scale`` is always trained. ValueError for layers that do not exist.
+    ``logit_scale`` is trained wherever a score depends on it, weights by uncertainty where a loss ``asks`` for them,
+    and the rest of the head always. ValueError for layers that do not exist.
     """
     total = sum(value.numel() for value in scorer.parameters())
     clip: Any = scorer.clip
@@ -69,7 +111,9 @@ def make_trainable(scorer: ClipScorer, lora: LoRAConfig | None, reward: RewardCo
     else:
         _unlock(clip.text_model, clip.text_projection, "final_layer_norm", reward.text_layers, "reward.text_layers")
         _unlock(clip.vision_model, clip.visual_projection, "post_layernorm", reward.image_layers, "reward.image_layers")
-    clip.logit_scale.requires_grad_(True)
+    clip.logit_scale.requires_grad_(reward.head.kind in READ_LOGITS)
+    if isinstance(scorer.head, MultiHead):
+        scorer.head.log_variance.requires_grad_("part_log_variance" in asks)
     return sum(value.numel() for value in scorer.parameters() if value.requires_grad), total
 
 
@@ -87,6 +131,10 @@ def merged_state(scorer: ClipScorer) -> dict[str, Tensor]:
     finally:
         for layer in layers:
             cast(Any, layer).unmerge()
+
+
+def _width(found: ClipFolder) -> int:
+    return cast(Any, found.config).projection_dim
 
 
 def _unlock(tower: Any, projection: nn.Module, norm: str, layers: int | None, setting: str) -> None:

@@ -1,4 +1,4 @@
-"""A CLIP that learns which of two pictures people prefer, as the trainer sees it (``training.task.Task``)."""
+"""A CLIP that learns which pictures people prefer, as the trainer sees it (``training.task.Task``)."""
 
 import json
 import shutil
@@ -16,15 +16,21 @@ from mmalign.references import Reference
 from mmalign.training.config import Config
 from mmalign.training.image_data import ImageData
 from mmalign.training.order import Layout
-from mmalign.training.task import RowKey
-from mmalign.types import CHOSEN, REJECTED, BranchScores, Scores
-from reward_models.clip_folder import COPIED, SETTINGS, ClipFolder
+from mmalign.training.task import TRAIN, RowKey
+from mmalign.types import Scores
+from reward_models.clip_folder import COPIED, HEAD, SETTINGS, ClipFolder
+from reward_models.heads import READ_LOGITS, SCALES
+from reward_models.heads.general import GeneralHead
+from reward_models.heads.terms import list_scores, pair_scores
+from reward_models.training.labels import read_labels
 from reward_models.training.rows import RewardBatch, RewardRow, RewardRows, collate
-from reward_models.training.scorer import ClipScorer, load_scorer, make_trainable, merged_state
+from reward_models.training.scorer import ClipScorer, asked, head_settings, load_scorer, make_trainable, merged_state
 
 
 class RewardTask:
-    """Pairs of pictures, a CLIP to train, and the objective. There is no reference: the score itself is the reward.
+    """Pairs or rankings of pictures, a CLIP with its head to train, and the objective.
+
+    There is no reference: the score itself is the reward.
 
     Nothing about a row is random.
     """
@@ -32,18 +38,23 @@ class RewardTask:
     reference: Reference | None = None
 
     def __init__(self, config: Config, data: ImageData, found: ClipFolder, objective: Objective) -> None:
-        """Loads the weights of ``found`` and makes them trainable as ``config`` says."""
+        """Reads users and dimensions where the head needs them, loads the weights of ``found`` and makes them trainable
+        as ``config`` says. ValueError for rows that lack what the head needs."""
         assert config.reward is not None
         self.objective, self.data = objective, data
         self._config, self._found = config, found
-        self._scorer = load_scorer(found)
+        labels = read_labels(data.tables, config.reward.head)
+        self._users = tuple(labels.users)
+        self._head = head_settings(config.reward.head, objective, len(self._users))
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(config.training.seed)  # LoRA's A is drawn
-            make_trainable(self._scorer, config.model.lora, config.reward)
+            torch.default_generator.manual_seed(config.training.seed)  # LoRA's A and the head are drawn
+            self._scorer = load_scorer(found, self._head)
+            make_trainable(self._scorer, config.model.lora, config.reward, asked(objective))
         self._rows = RewardRows(
             data.tables,
             found.tokens(),
             found.preprocess(config.reward.fit),
+            labels=labels,
             check=config.data.verify == "head",
         )
 
@@ -72,16 +83,19 @@ class RewardTask:
         """Nothing beside the policy has to be moved."""
 
     def score(self, policy: nn.Module, batch: RewardBatch) -> Scores:
-        """The rewards of both pictures, as the ``logp`` of their branches."""
+        """The rewards of all pictures, as the ``logp`` of their branches, and what else the head gives."""
         asks = self.objective.asks
         if "margin" in asks and batch.margin is None:  # only with data.verify: head; otherwise every row was looked at
             raise ValueError(f"the objective asks for a margin, which one of {', '.join(batch.sample_ids)} lacks")
-        rewards = policy(batch.ids, batch.pixels)
-        return Scores(
-            {CHOSEN: BranchScores(rewards[:, 0]), REJECTED: BranchScores(rewards[:, 1])},
+        given = policy(batch.ids, batch.pixels, batch.users)
+        if batch.labels is not None:
+            return list_scores(given, batch.labels, batch.present)
+        return pair_scores(
+            given,
             # Without a loss that asks, a soft label was trained on as a hard one, and calibration is measured likewise.
             preference=batch.preference if "preference" in asks else None,
             margin=batch.margin if "margin" in asks else None,
+            part_preference=batch.parts,
             present=batch.present,
         )
 
@@ -90,7 +104,7 @@ class RewardTask:
         return None
 
     def export(self, policy: nn.Module, folder: Path, results: dict[str, Any]) -> None:
-        """A plain CLIP of transformers (LoRA merged), its tokenizer, ``reward.json``, and a README."""
+        """A plain CLIP of transformers (LoRA merged), its tokenizer, the head, ``reward.json``, and a README."""
         assert isinstance(policy, ClipScorer)
         assert self._config.reward is not None
         folder.mkdir(parents=True)
@@ -100,14 +114,33 @@ class RewardTask:
         for name in COPIED:
             if (self._found.folder / name).is_file():
                 shutil.copyfile(self._found.folder / name, folder / name)
+        if isinstance(policy.head, GeneralHead):
+            self._choose_opponents(policy, policy.head)
+        kind = self._config.reward.head.kind
+        if kind != "cosine":
+            weights = {name: value.cpu().contiguous() for name, value in policy.head.state_dict().items()}
+            save_file(weights, folder / HEAD)
+        of = f"{state['logit_scale'].exp():.6g} * cosine" if kind in READ_LOGITS else "features of prompt and picture"
         settings = {
+            "reward": "clip-reward",
             "base": self._found.name,
             "fit": self._config.reward.fit,
-            "version": f"step {results['exported_step']}, {state['logit_scale'].exp():.6g} * cosine",
+            "version": f"step {results['exported_step']}, {kind} of {of}",
             "objective": self._config.objective,
+            "head": self._head,
+            "users": list(self._users),
         }
         (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(self._readme(folder, results), encoding="utf-8")
+
+    @torch.no_grad()
+    def _choose_opponents(self, policy: ClipScorer, head: GeneralHead) -> None:
+        """The pictures of the first rows to train on; over again where there are too few."""
+        stored = head.get_buffer("opponents")
+        rows = range(min(len(stored) // 2, self.size(TRAIN)))
+        loaded = [row for row in map(self._rows.load, (RowKey(TRAIN, row, 0) for row in rows)) if not row.unusable]
+        features = policy.image_features(torch.cat([row.pixels for row in loaded]).to(stored.device))
+        stored.copy_(features[torch.arange(len(stored)) % len(features)])
 
     def _readme(self, folder: Path, results: Mapping[str, Any]) -> str:
         config, training = self._config, self._config.training
@@ -120,9 +153,8 @@ class RewardTask:
             [
                 f"# {config.model.name}, a reward model trained with {method}",
                 "",
-                "Score = exp(logit_scale) * cos(text, picture); sigma of the difference of two scores of one prompt is",
-                "the probability that the first picture is preferred. Scores of different prompts, and of other",
-                "reward models, cannot be compared.",
+                SCALES[config.reward.head.kind if config.reward else "cosine"] + ".",
+                "Scores of different prompts, and of other reward models, cannot be compared.",
                 "",
                 "```python",
                 "from mmalign.rewards import find_reward",

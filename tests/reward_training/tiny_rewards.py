@@ -7,12 +7,26 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
+from mmalign.data import table_of, write_canonical
 from mmalign.playground.pairs import make_pairs as pairs_of
 from mmalign.playground.pairs import write_pickapic
+from mmalign.playground.rankings import make_rankings
+from mmalign.playground.tastes import make_user_pairs
 from mmalign.playground.tokenizer import BOS_ID, EOS_ID, MAX_LENGTH, PAD_ID, build_tokenizer
+from mmalign.types import ImageBytes, PreferencePair
+from tests.data.making_data import png
 from tests.rewards.tiny_checkpoints import spread
 
 SIDE = 16
+# Recipe of a head, or of rankings -> source and file of tiny rows for it.
+HEAD_RECIPES = {
+    "playground/reward_gaussian": ("pickapic", "pairs.parquet"),
+    "playground/reward_gpm": ("pickapic", "pairs.parquet"),
+    "playground/reward_listwise": ("canonical", "rankings.parquet"),
+    "playground/reward_multi": ("canonical", "dimensions.parquet"),
+    "playground/reward_pal": ("pickapic", "users.parquet"),
+    "rewards/hpsv3": ("pickapic", "pairs.parquet"),
+}
 
 
 def save_tiny_clip(folder: Path, seed: int = 0) -> Path:
@@ -39,6 +53,36 @@ def save_pairs(file: Path, rows: int = 24) -> Path:
     rng = np.random.default_rng(0)
     groups = [(f"a red circle {'and a star ' * (row % 3)}", [_plain(rng), _plain(rng)]) for row in range(rows)]
     write_pickapic(pairs_of(groups, less_red, min_gap=30.0), file)
+    return file
+
+
+def more_red(prompts: list[str], images: list[Image.Image]) -> list[float]:
+    return [-value for value in less_red(prompts, images)]
+
+
+def save_users(file: Path, prompts: int = 10) -> Path:
+    """Four users: 0 and 2 like less red pictures, 1 and 3 redder ones."""
+    rng = np.random.default_rng(0)
+    groups = [(f"a red circle {'and a star ' * row}", [_plain(rng), _plain(rng)]) for row in range(prompts)]
+    write_pickapic(make_user_pairs(groups, tastes={"less": less_red, "more": more_red}, users_per_taste=2), file)
+    return file
+
+
+def save_rankings(file: Path, prompts: int = 14) -> Path:
+    rng = np.random.default_rng(0)
+    groups = [(f"a red circle {'and a star ' * row}", [_plain(rng) for _ in range(3)]) for row in range(prompts)]
+    write_canonical(table_of(make_rankings(groups, less_red)), file)
+    return file
+
+
+def save_dimensions(file: Path, rows: int = 16) -> Path:
+    """Colour was judged in every row, shape in every other one, background only in the fourth."""
+    pairs = []
+    for row in range(rows):
+        labels = {"colour": 1.0} | ({"shape": 0.25} if row % 2 else {}) | ({"background": 0.0} if row == 3 else {})
+        sides = [ImageBytes(f"row {row}", data=png(seed=2 * row + side)) for side in (0, 1)]
+        pairs.append(PreferencePair(f"{row}", f"a star {'and a heart ' * row}", *sides, extras=labels))
+    write_canonical(table_of(pairs), file)
     return file
 
 
