@@ -61,6 +61,37 @@ def open_clip_vit(text: int, text_layers: int, image: int, image_layers: int, pa
     return shapes
 
 
+def hpsv3(hidden: int, layers: int, ffn: int, kv: int, words: int, vision: int, blocks: int) -> Shapes:
+    """MizzenAI/HPSv3, hpsv3/model/qwen2vl_trainer.py, on Qwen/Qwen2-VL-7B-Instruct as transformers 4.45 names it."""
+    merged = 4 * vision
+    shapes: Shapes = {
+        "model.embed_tokens.weight": (words, hidden),
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (words, hidden),
+        "visual.patch_embed.proj.weight": (vision, 3, 2, 14, 14),
+        **norm("visual.merger.ln_q", vision),
+        **linear("visual.merger.mlp.0", merged, merged),
+        **linear("visual.merger.mlp.2", merged, hidden),
+        **linear("rm_head.0", hidden, 1024),
+        **linear("rm_head.3", 1024, 16),
+        **linear("rm_head.5", 16, 2),
+    }
+    for block in range(blocks):
+        here = f"visual.blocks.{block}"
+        shapes |= norm(f"{here}.norm1", vision) | norm(f"{here}.norm2", vision)
+        shapes |= linear(f"{here}.attn.qkv", vision, 3 * vision) | linear(f"{here}.attn.proj", vision, vision)
+        shapes |= linear(f"{here}.mlp.fc1", vision, 4 * vision) | linear(f"{here}.mlp.fc2", 4 * vision, vision)
+    for layer in range(layers):
+        here = f"model.layers.{layer}"
+        shapes |= {f"{here}.{name}.weight": (hidden,) for name in ("input_layernorm", "post_attention_layernorm")}
+        shapes |= linear(f"{here}.self_attn.q_proj", hidden, hidden)
+        shapes |= linear(f"{here}.self_attn.k_proj", hidden, kv) | linear(f"{here}.self_attn.v_proj", hidden, kv)
+        shapes[f"{here}.self_attn.o_proj.weight"] = (hidden, hidden)
+        shapes |= {f"{here}.mlp.{name}_proj.weight": (ffn, hidden) for name in ("gate", "up")}
+        shapes[f"{here}.mlp.down_proj.weight"] = (hidden, ffn)
+    return shapes
+
+
 def five_linears(prefix: str, width: int) -> Shapes:
     """The head of the aesthetic predictor and of ImageReward, MLP in simple_inference.py and ImageReward.py."""
     sizes = {0: (width, 1024), 2: (1024, 128), 4: (128, 64), 6: (64, 16), 7: (16, 1)}

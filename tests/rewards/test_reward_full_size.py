@@ -4,8 +4,9 @@ import pytest
 import torch
 from open_clip.model import CLIP
 from torch import nn
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, Qwen2VLConfig
 
+from reward_models import hpsv3
 from reward_models.aesthetic import linear_head
 from reward_models.hps import VIT_H_14 as HPS_ARCHITECTURE
 from reward_models.imagereward import TEXT, UNUSED, VISION, _Network, _translated
@@ -73,6 +74,26 @@ def test_imagereward():
     ours = shapes_of(build(lambda: _Network(VISION, TEXT)))
     assert {name: tuple(value.shape) for name, value in translated.items()} == ours
     assert len(translated) == len(expected) - 1 - sum(name.startswith(UNUSED) for name in expected)
+
+
+def test_hpsv3():
+    config = Qwen2VLConfig(
+        text_config={
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "vocab_size": 151658,  # the tokenizer's 151657 and <|Reward|>
+        },
+        vision_config={"depth": 32, "embed_dim": 1280, "hidden_size": 3584, "num_heads": 16, "mlp_ratio": 4},
+    )
+    expected = published.hpsv3(3584, 28, 18944, 512, 151658, 1280, 32)
+    translated = hpsv3.translated({name: torch.empty(shape, device="meta") for name, shape in expected.items()})
+    ours = shapes_of(build(lambda: hpsv3._Network(config)))
+    assert {name: tuple(value.shape) for name, value in translated.items()} == ours
+    newer = {name: torch.empty(shape, device="meta") for name, shape in ours.items()}
+    assert hpsv3.translated(newer).keys() == ours.keys()
 
 
 def test_mps():
