@@ -1,5 +1,7 @@
 """Log-probs and gradients of the adapter against the plain forward of every model family, in float64."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,10 +9,11 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from mmalign.adapters import VLMAdapter, VLMPolicy
+from mmalign.adapters import VLMAdapter, VLMBatch, VLMPolicy
+from mmalign.adapters.vlm_families import family_of
 from mmalign.references import FrozenReference, LoRAOffReference
 from tests.vlm.tiny_vlms import KINDS, tiny_vlm
-from tests.vlm.vlm_batches import pair_batch, part_of, plain_scores
+from tests.vlm.vlm_batches import pair_batch, part_of, plain_scores, response
 
 EACH = pytest.mark.parametrize("kind", KINDS)
 WAYS = {
@@ -92,32 +95,56 @@ def test_a_batch_is_its_rows_one_by_one(made: dict[str, Any], kind: str) -> None
                 close(whole[branch].logp, torch.cat([scores[branch].logp for scores in alone]))
 
 
-@pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl"])
-def test_lora_off_is_the_base_model_and_gets_no_gradient(kind: str) -> None:
-    base, model = tiny_vlm(kind), tiny_vlm(kind)
-    batch = pair_batch(model, kind)
+def three_responses(batch: VLMBatch) -> VLMBatch:
+    """The batch with a third response to every prompt."""
+    third = tuple(response(row, 2 + row, seed=300 + row) for row in range(batch.size))
+    return replace(batch, responses={**batch.responses, "third": third})
+
+
+def with_lora(model: Any) -> VLMPolicy:
+    """LoRA on the language model alone, with something in it."""
     policy = VLMPolicy(model)
     policy.requires_grad_(False)
-    targets = [
-        name for name, part in model.named_modules() if "language_model" in name and name.endswith(("q_proj", "v_proj"))
-    ]
+    inside = f"{family_of(model).text}."
+    targets = [name for name, _ in model.named_modules() if inside in name and name.endswith(("q_proj", "v_proj"))]
     policy.add_adapter(LoraConfig(r=2, target_modules=targets), "default")
-    policy.double().train()
-    reference = LoRAOffReference(policy)
-    for name, value in model.named_parameters():
+    for name, value in policy.double().train().named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(value, std=0.3, generator=torch.Generator().manual_seed(len(name)))
-    scores = VLMAdapter().score(policy, reference, batch)
+    return policy
+
+
+@EACH
+def test_policy_and_lora_off_reference_with_three_responses_and_several_prompts_in_a_row(
+    made: dict[str, Any], kind: str
+) -> None:
+    """Scores of both and gradients of the policy, against plain forwards of one response at a time."""
+    base, batch = model_and_batch(made, kind)
+    batch = three_responses(batch)
+    model = tiny_vlm(kind)
+    policy = with_lora(model)
+    adapter = VLMAdapter("always", row_tokens=150)
+    branches = ("chosen", "rejected", "third")
+    layout = adapter.layout(model, batch, [one for branch in branches for one in batch.responses[branch]])
+    assert max(layout.row_contexts) > 1
+    assert int(layout.part.max()) == 3
+    scores = adapter.score(policy, LoRAOffReference(policy), batch, branches)
     with torch.no_grad():
-        close(scores.ref_chosen_logp, plain_scores(base, batch, "chosen"))
-        close(scores.chosen_logp, plain_scores(model, batch, "chosen"))
-        assert (scores.chosen_logratio.abs() > 1e-3).all()
-    (scores.chosen_logratio - scores.rejected_logratio).sum().backward()
-    packed = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
-    assert packed
-    assert all("lora_" in name for name in packed)
-    model.zero_grad()
-    (plain_scores(model, batch, "chosen") - plain_scores(model, batch, "rejected")).sum().backward()
-    for name, value in model.named_parameters():
-        if value.grad is not None:
-            torch.testing.assert_close(packed[name], value.grad, rtol=1e-5, atol=1e-6)
+        for branch in branches:
+            close(scores[branch].ref_logp, plain_scores(base, batch, branch))
+    plain = {branch: plain_scores(model, batch, branch) for branch in branches}
+    for branch in branches:
+        close(scores[branch].logp, plain[branch])
+        assert (scores[branch].logratio.abs() > 1e-4).all()
+
+    def loss(of: Mapping[str, Tensor]) -> Tensor:
+        return (of["chosen"] - 2 * of["rejected"] + 0.5 * of["third"]).sum()
+
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    assert all("lora_" in name for name in trained)
+    packed, expected = (
+        torch.autograd.grad(loss(of), list(trained.values()))
+        for of in ({branch: scores[branch].logratio for branch in branches}, plain)
+    )
+    for name, found, wanted in zip(trained, packed, expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, msg=name)
