@@ -69,6 +69,8 @@ def _processor(model: ModelConfig, min_pixels: int | None, max_pixels: int | Non
         raise ValueError(problem)
     try:
         processor: Any = AutoProcessor.from_pretrained(info.location, revision=model.revision)
+    except ImportError as error:
+        raise ValueError(f"model {model.name!r}: its processor needs another package: {error}") from error
     except HUB_ERRORS as error:
         raise ValueError(explain(error, model.name, revision=model.revision)) from error
     _limit_pixels(processor.image_processor, min_pixels, max_pixels)

@@ -165,8 +165,8 @@ def test_gold_responses_count_where_rows_have_them(folder: Path) -> None:
     assert tokens.context == batch.batch.responses["chosen"][0].context  # one prompt, three responses
     assert task.adapter.layout(task.components.model, batch.batch, batch.batch.responses["gold"][:1]).lengths == (7,)
     scored = task.score(task.policy, batch)
-    nlls = -scored["gold"].mean_logp[[0, 2]].mean()
-    assert float(task.objective(scored).loss) == pytest.approx(math.log(2) + 0.1 * float(nlls), rel=1e-6)
+    nlls = -scored["gold"].mean_logp[[0, 2]].mean().detach()
+    assert float(task.objective(scored).loss.detach()) == pytest.approx(math.log(2) + 0.1 * float(nlls), rel=1e-6)
     branches = branches_of(task.objective, config(folder, GOLD).vlm)
     assert told_lacking(branches, rows) == "1 of 3 rows have no gold: they bring no gold response (extras.gold)."
     with pytest.raises(ValueError, match=r"no row has gold, so its term would count for nothing"):
