@@ -67,7 +67,7 @@ def score_folder(
     try:
         report = progress or (lambda *_: None)
         report(resumed, len(pictures))
-        for batch, decoded in _decoded(folder, pictures[resumed:], batch_size):
+        for batch, decoded in decoded_batches(folder, pictures[resumed:], batch_size):
             journal.add(_score(rewards, batch, decoded))
             report(len(journal.rows), len(pictures))
     finally:
@@ -117,7 +117,7 @@ def _digest(folder: Path, pictures: Sequence[Scored]) -> str:
     return hashlib.sha256(json.dumps(marks).encode()).hexdigest()
 
 
-def _decoded(
+def decoded_batches(
     folder: Path, pictures: Sequence[Scored], batch_size: int
 ) -> Iterator[tuple[Sequence[Scored], list[Image.Image | UnreadableImage]]]:
     """Batches with their pictures, or what is wrong with them; the next batch is decoded while this one is scored."""

@@ -16,9 +16,12 @@ from mmalign.cli.__main__ import main
 from mmalign.playground.captions import caption
 from mmalign.playground.renderer import render
 from mmalign.playground.scene import sample_scene
+from mmalign.rewards import scoring
 from mmalign.rewards.prompt_files import Scored, read_scored
 from mmalign.rewards.scoring import score_folder
-from tests.rewards.tiny_checkpoints import save_clip, tiny_clip
+from reward_models.aesthetic import HEAD_FILE, linear_head
+from reward_models.clip_towers import ClipTowers
+from tests.rewards.tiny_checkpoints import save_clip, state_hashes, tiny_clip
 
 ROOT = Path(__file__).parents[2]
 
@@ -180,6 +183,29 @@ def test_mistakes_are_told_before_anything_is_written(folder, capsys, arguments,
     assert run(*arguments, *places) == 2
     assert message in capsys.readouterr().err
     assert sorted(folder.iterdir()) == before
+
+
+def test_two_rewards_of_one_backbone_decode_and_encode_each_picture_once(folder, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "weights"
+    save_clip(tiny_clip(0), root / "openai--clip-vit-large-patch14")
+    head = root / "christophschuhmann--improved-aesthetic-predictor"
+    head.mkdir()
+    torch.save(torch.nn.ModuleDict({"layers": linear_head(8)}).state_dict(), head / HEAD_FILE)
+    state_hashes(head)
+    monkeypatch.setenv("MMALIGN_REWARDS", str(root))
+    opened, encoded = [], []
+    decode, encode = scoring.decode, ClipTowers.image_features
+    monkeypatch.setattr(scoring, "decode", lambda image: opened.append(image.origin) or decode(image))
+    monkeypatch.setattr(
+        ClipTowers, "image_features", lambda towers, pixels: encoded.append(len(pixels)) or encode(towers, pixels)
+    )
+    places = ["--images", folder / "images", "--prompts", folder / "prompts.jsonl", "--device", "cpu"]
+    both, alone = folder / "both.jsonl", folder / "alone.jsonl"
+    assert run("--reward", "aesthetic", "--reward", "clip-cosine-l14", *places, "--out", both) == 0
+    assert sorted(opened) == [f"{number}.png" for number in range(6)]
+    assert sum(encoded) == 5  # one of the six is broken
+    assert run("--reward", "aesthetic", *places, "--out", alone) == 0
+    assert [row["aesthetic"] for row in rows_of(both)] == [row["aesthetic"] for row in rows_of(alone)]
 
 
 def test_a_real_process_with_checkpoints_in_the_folder_of_rewards(folder, tmp_path):
