@@ -1,5 +1,6 @@
 """The Compare tab of vision-language models: picture, question, two answers. What happens is in :mod:`app.answers`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -13,35 +14,8 @@ LEGEND = "Marked words are in one answer only. Answers are greedy: the likeliest
 
 def build(ctx: Context, source: AnswerSource) -> dict[str, Any]:
     """The tab; gives the event that asks, for the page's first load."""
-    names, pictures, questions = source.names, list(source.pictures), source.prompts()
-    # No State: what arrives is checked by this app alone, and Gradio fills States in a step that is left out for it.
-    chosen = gr.Textbox(pictures[0], visible=False)
-    with gr.Column(elem_classes="compare-grid"):
-        with gr.Column(elem_classes="ask", min_width=0):
-            with gr.Group():
-                left = gr.Dropdown(names, value=names[0], label="Left model", elem_id="left-model")
-                right = gr.Dropdown(names, value=names[1], label="Right model", elem_id="right-model")
-                question = gr.Textbox(
-                    questions[0], label="Question", max_length=validation.LONGEST_PROMPT, elem_id="question"
-                )
-            button = gr.Button("Ask both", variant="primary", elem_id="ask-both")
-        with gr.Column(elem_classes="show", min_width=0):
-            shown = asked_picture("asked", value=source.pictures[pictures[0]], alt_text=_alt(pictures[0]))
-            said = gr.HTML(markup.empty("No answers yet", "Choose a picture, write a question, press Ask both."))
-        with gr.Column(elem_classes="set", min_width=0):
-            gr.Examples([[example] for example in questions], question, api_visibility="private")
-            chooser = gr.Gallery(
-                [(source.pictures[name], name) for name in pictures],
-                format="png",
-                columns=4,
-                label="Pictures",
-                height="auto",
-                allow_preview=False,
-                interactive=False,
-                elem_classes=["seeds", "chooser", "tiny"],
-                elem_id="pictures",
-                buttons=[],
-            )
+    ui = _components(source)
+    pictures = list(source.pictures)
 
     def on_ask(left: Any, right: Any, picture: Any, question: Any, request: gr.Request) -> str:
         with explained():
@@ -49,18 +23,48 @@ def build(ctx: Context, source: AnswerSource) -> dict[str, Any]:
             return answers_of(source.ask(left, right, picture, question))
 
     def on_choose(left: Any, right: Any, question: Any, picked: gr.SelectData, request: gr.Request) -> list[Any]:
-        name = pictures[int(picked.index)]
+        with explained():
+            name = pictures[validation.check_whole(picked.index, "picture", 0, len(pictures) - 1)]
         update = gr.update(value=source.pictures[name], alt_text=_alt(name))
         return [name, update, on_ask(left, right, name, question, request)]
 
-    asked: dict[str, Any] = {"fn": on_ask, "inputs": [left, right, chosen, question], "outputs": said}
-    asked |= {"concurrency_id": "answers", "concurrency_limit": 1, "preprocess": False, "show_progress_on": said}
-    asked |= {"api_visibility": "private"}
-    button.click(**asked)
-    question.submit(**asked)
-    chooser.select(**{**asked, "fn": on_choose, "inputs": [left, right, question], "outputs": [chosen, shown, said]})
+    inputs = [ui["left"], ui["right"], ui["chosen"], ui["question"]]
+    asked: dict[str, Any] = {"fn": on_ask, "inputs": inputs, "outputs": ui["said"], "show_progress_on": ui["said"]}
+    asked |= {"concurrency_id": "answers", "concurrency_limit": 1, "preprocess": False, "api_visibility": "private"}
+    ui["button"].click(**asked)
+    ui["question"].submit(**asked)
+    choosing = {"inputs": [inputs[0], inputs[1], inputs[3]], "outputs": [ui["chosen"], ui["shown"], ui["said"]]}
+    ui["chooser"].select(**{**asked, "fn": on_choose, **choosing})
     _api(ctx, source)
     return asked
+
+
+def _components(source: AnswerSource) -> dict[str, Any]:
+    names, pictures, questions = source.names, list(source.pictures), source.prompts()
+    # No State: what arrives is checked by this app alone, and Gradio fills States in a step that is left out for it.
+    ui: dict[str, Any] = {"chosen": gr.Textbox(pictures[0], visible=False)}
+    with gr.Column(elem_classes="compare-grid"):
+        with gr.Column(elem_classes="ask", min_width=0):
+            with gr.Group():
+                ui["left"] = gr.Dropdown(names, value=names[0], label="Left model", elem_id="left-model")
+                ui["right"] = gr.Dropdown(names, value=names[1], label="Right model", elem_id="right-model")
+                ui["question"] = gr.Textbox(
+                    questions[0], label="Question", max_length=validation.LONGEST_PROMPT, elem_id="question"
+                )
+            ui["button"] = gr.Button("Ask both", variant="primary", elem_id="ask-both")
+        with gr.Column(elem_classes="show", min_width=0):
+            ui["shown"] = asked_picture("asked", value=source.pictures[pictures[0]], alt_text=_alt(pictures[0]))
+            ui["said"] = gr.HTML(markup.empty("No answers yet", "Choose a picture, write a question, press Ask both."))
+        with gr.Column(elem_classes="set", min_width=0):
+            gr.Examples([[example] for example in questions], ui["question"], api_visibility="private")
+            ui["chooser"] = _thumbnails([(source.pictures[name], name) for name in pictures])
+    return ui
+
+
+def _thumbnails(pictures: Sequence[tuple[Any, str]]) -> gr.Gallery:
+    how = {"allow_preview": False, "interactive": False, "buttons": [], "format": "png", "height": "auto"}
+    css = ["seeds", "chooser", "tiny"]
+    return gr.Gallery(pictures, columns=4, label="Pictures", elem_classes=css, elem_id="pictures", **how)
 
 
 def asked_picture(elem_id: str, **more: Any) -> gr.Image:

@@ -173,7 +173,8 @@ def _wire(ctx: Context, form: dict[str, Any], buttons: dict[str, Any], shown: di
         return [parts[name] if name != "grid" else gr.skip() for name in PARTS]
 
     def on_choose(key: Any, view: Any, chosen: gr.SelectData) -> list[Any]:
-        index = int(chosen.index) // 2
+        with explained():
+            index = validation.check_whole(chosen.index, "picture", 0, 2 * validation.MOST_SEEDS - 1) // 2
         return [index, *on_view(key, index, view)]
 
     def on_stop(request: gr.Request) -> Any:

@@ -6,10 +6,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from app import app as entry
-from app import serve
+from app import page, serve
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +66,14 @@ def test_a_file_of_models_is_what_is_served() -> None:
     assert source.names == ["tiny-sdxl", "tiny-sdxl with guidance"]
     with pytest.raises(ValueError, match="no such file"):
         serve.source_of(serve.parser().parse_args(["--models", "none.yaml"]))
+
+
+def test_a_component_that_takes_files_is_refused() -> None:
+    for component in (gr.Image, gr.File, gr.Gallery, gr.UploadButton):
+        with gr.Blocks() as blocks:
+            component(elem_id="given")
+        with pytest.raises(ValueError, match="'given' must have interactive=False"):
+            page.refuse_files(blocks)
 
 
 def test_an_old_gradio_is_refused() -> None:

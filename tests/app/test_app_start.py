@@ -44,7 +44,7 @@ def started(line: list[str], folder: Path, watched: Path, tmp_path: Path) -> Ite
     running = subprocess.Popen(
         line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 240
+    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 600
     try:
         while True:
             assert running.poll() is None, running.communicate()[0]
@@ -57,7 +57,7 @@ def started(line: list[str], folder: Path, watched: Path, tmp_path: Path) -> Ite
         yield url
     finally:
         running.send_signal(signal.SIGINT)
-        running.communicate(timeout=60)
+        running.communicate(timeout=300)
 
 
 def test_the_watch_sees_what_leaves_this_machine(tmp_path: Path) -> None:
