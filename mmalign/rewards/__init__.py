@@ -6,6 +6,7 @@ own by keyword; :func:`find_reward` hands on what it is given. This module impor
 """
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 GROUP = "mmalign.rewards"
+SETTINGS = "reward.json"
 BUILT_IN: Mapping[str, Callable[..., RewardModel]] = {
     "oracle": OracleReward,
     **{name: partial(StatisticReward, name) for name in STATISTICS},
@@ -44,7 +46,8 @@ def installed_rewards() -> list[str]:
 def find_reward(
     name: str, *, weights: str | Path | None = None, device: str | None = None, dtype: str | None = None, **options: Any
 ) -> RewardModel:
-    """The reward model of that name, loaded: a built-in one or one from the entry-point group ``mmalign.rewards``.
+    """The reward model of that name, loaded: a built-in one or one from the entry-point group ``mmalign.rewards``; or
+    the one in that folder, where ``name`` is the folder of a run of ``family: reward``, which then is its name.
 
     ``weights``: a file or folder with its weights, instead of the places where it looks by itself (for the models of
     ``reward_models``: the folder ``$MMALIGN_REWARDS``, then the hub's cache). ``device``: such as ``cuda:1``, by
@@ -55,6 +58,17 @@ def find_reward(
     plug_ins = _plug_ins()
     if name in BUILT_IN:
         return _build(name, BUILT_IN[name], given | options)
+    run = None if name in plug_ins else _trained(name)
+    if run is not None:
+        if weights is not None:
+            raise ValueError(f"reward {name!r} is a trained model's folder, so weights={weights} would be ignored")
+        told = json.loads(run.read_text(encoding="utf-8"))
+        if "reward" not in told:
+            raise ValueError(
+                f"{run} does not say which reward reads it; pass its folder as weights, such as of clip-reward"
+            )
+        name, options = str(told["reward"]), {"name": name, **options}
+        given["weights"] = run.parent
     if name not in plug_ins:
         raise ValueError(
             f"no reward model {name!r}; installed: {', '.join(installed_rewards())}. "
@@ -78,6 +92,12 @@ def _build(name: str, factory: Callable[..., RewardModel], options: Mapping[str,
             f"reward {name!r} takes no {', '.join(unknown)}; it takes {', '.join(sorted(takes)) or 'no options'}"
         )
     return factory(**options)
+
+
+def _trained(name: str) -> Path | None:
+    """The file in a run's folder, or in what it exported, that says which plug-in reads it."""
+    folder = Path(name).expanduser()
+    return next((file for file in (folder / SETTINGS, folder / "aligned" / SETTINGS) if file.is_file()), None)
 
 
 def _plug_ins() -> dict[str, EntryPoint]:
