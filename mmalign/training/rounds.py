@@ -77,8 +77,8 @@ def _rounds(config: Config) -> Iterator[Config]:
             model = model.model_copy(update={"name": str(before), "revision": None})
             seed = stable_hash(config.training.seed, "round", number) % 2**31
             training = training.model_copy(update={"seed": seed})
-        if reference.path is not None:  # every round has a reference of its own
-            reference = config.reference.model_copy(update={"path": str(Path(str(config.reference.path), place.name))})
+        if number > 1 and reference.path is not None:  # every round has a reference of its own, so scores of its own
+            reference = reference.model_copy(update={"path": f"{config.reference.path}_{place.name}"})
         of_round = {"model": model, "reference": reference, "output": str(place)}
         yield config.model_copy(update={**of_round, "training": training.model_copy(update={"rounds": 1})})
 

@@ -15,6 +15,7 @@ from mmalign.models.lora_weights import merged
 from mmalign.models.vlm_export import read_vlm_adapter
 from mmalign.training import rounds
 from mmalign.training.config import Config
+from mmalign.training.config.reference import ReferenceConfig
 from mmalign.training.mistakes import ConfigError
 from mmalign.training.run import train
 from mmalign.training.run_folder import RunFolder
@@ -139,6 +140,14 @@ def test_rounds_differ_in_order_and_first_adapter(folder: Path, tmp_path: Path) 
     assert first.training.seed != second.training.seed
     assert (first.training.rounds, second.training.rounds) == (1, 1)
     assert second.model.name == str(tmp_path / "round_1" / "merged")
+
+
+def test_each_round_keeps_reference_scores_of_its_own(folder: Path, tmp_path: Path) -> None:
+    given = config(folder, tmp_path, rounds=3).model_copy(
+        update={"reference": ReferenceConfig(kind="cached", path=str(tmp_path / "scores"))}
+    )
+    paths = [of_round.reference.path for of_round in rounds._rounds(given)]
+    assert paths == [str(tmp_path / name) for name in ("scores", "scores_round_2", "scores_round_3")]
 
 
 def test_other_settings_and_used_folders(folder: Path, runs: Path) -> None:
