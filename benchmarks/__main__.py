@@ -104,6 +104,15 @@ TABLES = {
         "benchmarks.profile_steps",
         {"cpu": ((),), "gpu": (("--profile", "gpu"),), "rehearsal": (("--profile", "tiny"),)},
     ),
+    "parts": Table(
+        "what the parts of a diffusion step cost by themselves",
+        "benchmarks.sdxl_parts",
+        {
+            "cpu": ((),),
+            "gpu": (("--shape", "real", "--device", "cuda"),),
+            "rehearsal": (("--shape", "tiny", "--repeats", "1"),),
+        },
+    ),
     "check": Table("ratios in seconds: what is recorded for every commit", "benchmarks.bench_check", {"cpu": ((),)}),
     "arena": Table("the leaderboard on a million votes", "benchmarks.arena", {"cpu": ((),)}),
     "photographs": Table("real photographs through the readers", "benchmarks.photographs", {"cpu": ((),)}),

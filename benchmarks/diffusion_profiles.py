@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from benchmarks.sdxl_models import MID, REAL, TINY, Shape, save_pipeline
+from benchmarks.sdxl_models import ENCODING, MID, REAL, TINY, Shape, save_pipeline
 from mmalign.training.order import stable_hash
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
@@ -50,6 +50,7 @@ PROFILES = {
     for profile in (
         Profile("tiny", TINY, batch_size=2, steps=2, repetitions=2),
         Profile("tiny-gpu", TINY, precision="bf16", checkpointing=True, steps=2, repetitions=1),
+        Profile("check", ENCODING, batch_size=2, steps=3),
         Profile("mid", MID),
         Profile("sdxl-lora", REAL, batch_size=1, rank=16, **_GPU),
         Profile("sdxl-lora-checkpointed", REAL, batch_size=4, rank=16, checkpointing=True, **_GPU),

@@ -19,14 +19,15 @@ def matmul_peak(device: str, dtype: torch.dtype) -> float:
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = 0.0
     for _ in range(4):  # the first warms up and is never the best
-        began = _now(device)
+        began = now(device)
         for _ in range(ROUNDS[device]):
             left @ right
-        best = max(best, ROUNDS[device] * 2 * side**3 / (_now(device) - began))
+        best = max(best, ROUNDS[device] * 2 * side**3 / (now(device) - began))
     return best
 
 
-def _now(device: str) -> float:
+def now(device: str) -> float:
+    """Seconds: on a GPU of the clock, once it has done all it was given; else of the processor."""
     if device == "cpu":
         return time.process_time()
     torch.cuda.synchronize()

@@ -125,12 +125,13 @@ def test_the_cache_changes_no_loss(tmp_path: Path) -> None:
     variants = diffusion_variants(tmp_path)
     assert set(variants) == {"cached", "uncached"}
     folders = (tmp_path / "sdxl" / "model", next((tmp_path / "sdxl").glob("pickapic-*")), tmp_path / "again")
-    said = check("cached", "mapo", TINY, folders)
+    profile = PROFILES["check"]
+    said = check("cached", "mapo", profile, folders)
     assert len(said) == 2
     assert all(abs(row["loss"] - math.log(2)) > 0.01 and row["gradient_norm"] > 1e-3 for row in said)
     taken = variants["cached"]("cached", tmp_path / "timed")
-    assert len(taken["steps_seconds"]) == TINY.steps
-    assert taken["encoded_pairs"] == TINY.rows
+    assert len(taken["steps_seconds"]) == profile.steps
+    assert taken["encoded_pairs"] == profile.rows
     assert taken["encode_cpu_seconds"] > 0
     assert below({}) == []
 

@@ -91,7 +91,7 @@ def test_the_paper_plan_is_what_the_command_says() -> None:
 
 
 def test_bytes_and_efficiency_by_hand() -> None:
-    """Ten million weights of which one is trained, at 10 TFLOP a pair: 30 TFLOP take 30 / (989 * 0.45) = 0.0674 s."""
+    """Ten billion weights, a tenth of them trained, 3 passes of 10 TFLOP: 30 / (989 * 0.45) = 0.0674 s."""
     machine = scaling.Machine()
     lora = scaling.Work("LoRA", "ddp", 1e10, 1e9, 1e13, 3, 1, 1e6, 4)
     assert lora.compute_seconds(machine) == pytest.approx(0.0674, rel=1e-3)
