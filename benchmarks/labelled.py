@@ -1,6 +1,7 @@
 """The playground model's own samples, labelled by a reward the way a user would: ``mmalign label`` on a folder."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -43,15 +44,15 @@ def generated(settings: PairSettings, folder: Path, console: Console) -> Path:
 
 
 def trained_reward(settings: PairSettings, folder: Path, console: Console) -> Path:
-    """A run of playground/reward_bt on gold labels of other captions' samples; made once."""
+    """A run of playground/reward_bt on gold labels of samples from another seed; made once, and gone on with."""
     run = folder / "reward"
     if not (run / "report.html").exists():
-        others = PairSettings(**{**vars(settings), "seed": settings.seed + OTHERS})
-        pairs = label(
-            ["--reward", "oracle", "--which", "all"], others, folder / "others", folder / "others.parquet", console
-        )
+        others = replace(settings, seed=settings.seed + OTHERS)
+        gold = ["--reward", "oracle", "--which", "all"]
+        pairs = label(gold, others, folder / "others", folder / "others.parquet", console)
         changes = ["data.source=canonical", f"data.path={pairs}", f"output={run}", f"training.seed={settings.seed}"]
-        run_mmalign("train", "playground/reward_bt", *changes, f"training.steps={REWARD_STEPS}")
+        begun = ["--resume"] if list(run.glob("checkpoints/step_*")) else []
+        run_mmalign("train", "playground/reward_bt", *changes, f"training.steps={REWARD_STEPS}", *begun)
     return run
 
 

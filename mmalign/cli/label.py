@@ -81,6 +81,8 @@ def label(
     """
     making = _making(form, which, min_margin, temperature, reward, above, below, share)
     config = _data(pictures, data, source, images, max_rows)
+    if weights is not None and len(reward) > 1:
+        raise ValueError("--weights belongs to one reward; of several, a .yaml file gives each its own")
     if fit != (out is None):
         raise ValueError("give --out FILE for labelled rows, or --fit, which writes none")
     if out is not None:
