@@ -12,6 +12,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from mmalign.models.names import PLAYGROUND
+
 OPEN_CLIP = "open_clip_config.json"
 
 
@@ -29,9 +31,10 @@ class VisionEncoder(Protocol):
 def vision_encoder(folder: str | Path, *, device: str = "cpu") -> VisionEncoder:
     """The encoder in ``folder``: a CLIP, SigLIP, DINOv2 or ViT of transformers, or a model of open_clip.
 
-    ValueError for a folder that holds neither, or whose weights are no safetensors.
+    ``playground/tiny-clip`` is the shipped one. ValueError for a folder that holds neither, or whose weights are no
+    safetensors.
     """
-    path = Path(folder).expanduser()
+    path = encoder_folder(folder)
     if (path / OPEN_CLIP).is_file():
         return _OpenClip(path, device)
     if (path / "config.json").is_file():
@@ -39,6 +42,12 @@ def vision_encoder(folder: str | Path, *, device: str = "cpu") -> VisionEncoder:
     raise ValueError(
         f"encoder={str(folder)!r} is no folder of a vision encoder: no config.json and no {OPEN_CLIP} in it"
     )
+
+
+def encoder_folder(name: str | Path) -> Path:
+    """The folder that ``name`` means: itself, or that of a model of the playground."""
+    text = str(name)
+    return PLAYGROUND / text.removeprefix("playground/") if text.startswith("playground/") else Path(name).expanduser()
 
 
 class _Transformers:

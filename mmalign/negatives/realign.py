@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from mmalign.data.decoding import decode
-from mmalign.models.vision_encoder import TowerOf, VisionEncoder, vision_encoder
+from mmalign.models.vision_encoder import TowerOf, VisionEncoder, encoder_folder, vision_encoder
 from mmalign.negatives.answers import Answered
 from mmalign.negatives.kit import Kit, Make
 from mmalign.negatives.methods import TextSwap
@@ -54,7 +54,7 @@ class ReAlign:
             raise ValueError(f"most_alike={self.most_alike!r} must lie above 0 and up to 1")
         if "{text}" not in self.fill:
             raise ValueError("fill must hold {text}, where the masked response stands (and may hold {question})")
-        if self.encoder != OWN and not Path(self.encoder).expanduser().is_dir():
+        if self.encoder != OWN and not encoder_folder(self.encoder).is_dir():
             raise ValueError(f"encoder={self.encoder!r} is no folder; name one of a vision encoder, or {OWN}")
         check_similarity(self.similarity)
         self.words  # noqa: B018 - a vocabulary that cannot be read is an error before a model is loaded
