@@ -17,6 +17,7 @@ from mmalign.training.image_model import checked_objective
 from mmalign.training.plan import ModelShape, shape_of_model
 from mmalign.training.strategy import check_packages
 from mmalign.training.task import TRAIN
+from mmalign.training.vlm_data import VLMData
 
 SMALL_MODEL = 400_000_000  # bytes of weights that are loaded without being asked to
 GIB = 2**30
@@ -28,6 +29,13 @@ def examine(config: Config, *, load: bool = False) -> Iterator[Finding]:
 
     ValueError for what would stop the run before its first step.
     """
+    if config.family == "vlm":
+        from mmalign.doctor.vlm import examine_vlm
+
+        yield from examine_vlm(config, load=load)
+        return
+    if config.family != "image":
+        raise ValueError(f"mmalign doctor knows recipes of family image and vlm; this one is family: {config.family}")
     objective = checked_objective(config)
     check_packages(config)
     shape = shape_of_model(config)
@@ -54,7 +62,7 @@ def _model_finding(config: Config, shape: ModelShape) -> Finding:
     return Finding(Level.ok, "model", text)
 
 
-def data_findings(config: Config, data: ImageData, objective: Objective) -> Iterator[Finding]:
+def data_findings(config: Config, data: ImageData | VLMData, objective: Objective) -> Iterator[Finding]:
     """What the data's head and its labels say."""
     yield Finding(Level.ok, "data", data.report)
     report = data.tables[TRAIN].report
@@ -74,7 +82,7 @@ def data_findings(config: Config, data: ImageData, objective: Objective) -> Iter
         )
 
 
-def schedule_findings(config: Config, data: ImageData) -> Iterator[Finding]:
+def schedule_findings(config: Config, data: ImageData | VLMData) -> Iterator[Finding]:
     """Steps, epochs, learning rate and warm-up against each other."""
     training = config.training
     batch = training.batch_size * training.accumulation

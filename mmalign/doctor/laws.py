@@ -6,26 +6,38 @@ import torch
 
 from mmalign.doctor.findings import Finding, Level
 from mmalign.losses import Objective
-from mmalign.training.config import Config
+from mmalign.training.config import Config, ReferenceConfig
 from mmalign.training.image_data import ImageData
 from mmalign.training.images import ImageTask
-from mmalign.training.task import TRAIN, RowKey
+from mmalign.training.task import TRAIN, RowKey, Task
 
 ROWS = 2
 
 
 def law_findings(config: Config, data: ImageData) -> list[Finding]:
     """Load the model, score two rows in training mode as the first step would, and look at the numbers."""
-    unadorned = config.model_copy(deep=True)
+    unadorned = without_kept_scores(config)
     unadorned.evaluation.pictures = None
     unadorned.data.cache = "none"
     for name in ("cache_folder", "cache_latents", "cache_dtype"):
         setattr(unadorned.data, name, type(config.data).model_fields[name].default)
-    task = ImageTask.from_config(unadorned, data)
+    return laws_of(config, ImageTask.from_config(unadorned, data))
+
+
+def without_kept_scores(config: Config) -> Config:
+    """A copy of ``config`` whose reference is live: nothing is written, and what is kept proves nothing."""
+    plain = config.model_copy(deep=True)
+    if plain.reference.kind == "cached":
+        plain.reference = ReferenceConfig()
+    return plain
+
+
+def laws_of(config: Config, task: Task) -> list[Finding]:
+    """The laws on the first rows of ``task``, which was just loaded."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task.policy.to(device).train()
     task.prepare(device)
-    keys = [RowKey(TRAIN, index, 1 + index) for index in range(min(ROWS, data.size(TRAIN)))]
+    keys = [RowKey(TRAIN, index, 1 + index) for index in range(min(ROWS, task.size(TRAIN)))]
     with torch.no_grad():
         together = task.score(task.policy, task.collate([task.load(key) for key in keys]).to(device))
         apart = [task.score(task.policy, task.collate([task.load(key)]).to(device)) for key in keys]

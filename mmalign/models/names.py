@@ -192,8 +192,26 @@ def _playground_names() -> list[str]:
 
 def _playground_folder(name: str) -> Path:
     if name not in _playground_names():
+        if (hint := other_family(PLAYGROUND / name.removeprefix("playground/"))) is not None:
+            raise ValueError(f"model {name!r} {hint}")
         raise ValueError(f"there is no model {name!r}; the playground has: {', '.join(_playground_names()) or 'none'}")
     return PLAYGROUND / name.removeprefix("playground/")
+
+
+def other_family(folder: Path) -> str | None:
+    """What kind of model is in ``folder``, and the ``family`` that trains it, where that is no image generator."""
+    if not (folder / "config.json").is_file() or (folder / INDEX).is_file():
+        return None
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(config, dict) or "model_type" not in config:
+        return None
+    kind = config["model_type"]
+    if "vision_config" in config:
+        return f"is a vision-language model ({kind}), which is trained with family: vlm; see recipes llava/ and qwen/"
+    return f"is a model of transformers ({kind}), not a diffusers pipeline"
 
 
 def _require_pipeline_folder(folder: Path) -> None:
@@ -204,6 +222,8 @@ def _require_pipeline_folder(folder: Path) -> None:
             f"{folder} holds LoRA weights, not a whole model. To sample with it: mmalign generate --base NAME "
             f"--aligned {folder} --prompt TEXT --out DIR. To train, give the base model it was made for as model.name"
         )
+    if (hint := other_family(folder)) is not None:
+        raise ValueError(f"the folder {folder} {hint}")
     found = ", ".join(sorted(item.name for item in folder.iterdir())[:8]) or "nothing"
     raise ValueError(
         f"the folder {folder} has no {INDEX}, so it is not a diffusers pipeline (it contains: {found}). "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.models.hub_errors import HUB_ERRORS, explain
-from mmalign.models.names import PLAYGROUND, is_hub_id
+from mmalign.models.names import INDEX, PLAYGROUND, is_hub_id
 from mmalign.training.config.model import ModelConfig
 
 
@@ -93,6 +93,11 @@ def _location(name: str) -> str:
         raise ValueError(
             f"model {name!r} is a LoRA, not a model. Merge it first: "
             f"AutoModelForImageTextToText.from_pretrained(BASE), load_adapter({name!r}), and save the merged model"
+        )
+    if (folder / INDEX).is_file():
+        raise ValueError(
+            f"model {name!r} is a diffusers pipeline, an image generator; train it with family: image (the default), "
+            "whose recipes are sd15/, sdxl/, sd35/ and flux/"
         )
     if folder.exists() or not is_hub_id(name):
         raise ValueError(f"model {name!r} is no folder with a config.json, and no hub id (organisation/name)")

@@ -23,6 +23,12 @@ from mmalign.training.kept_scores_build import build_scores, refuse_other_ways
 from mmalign.training.processes import join_processes, main_process_first
 from mmalign.training.run import FAMILIES
 
+_SCORES = "reference.kind=cached reference.path=FOLDER for the scores of the reference"
+_TO_ADD = {
+    "image": f"add data.cache=disk here and when you train, for latents and text embeddings, or {_SCORES}",
+    "vlm": f"add {_SCORES}, here and when you train",
+}
+
 
 def build_cache(config: Config) -> list[Path]:
     """Make all that training with ``config`` would take from disk and that is not there yet; the folders it is in.
@@ -37,13 +43,7 @@ def build_cache(config: Config) -> list[Path]:
     if config.reference.kind == "cached":
         folders.append(_build_scores(config))
     if not folders:
-        scores = "reference.kind=cached reference.path=FOLDER for the scores of the reference"
-        latents = f"this recipe trains with data.cache={config.data.cache}; add data.cache=disk here and when you train"
-        raise ValueError(
-            f"{latents}, or {scores}"
-            if config.family == "image"
-            else f"this recipe keeps nothing on disk; add {scores}, here and when you train"
-        )
+        raise ValueError(f"this recipe keeps nothing on disk; {_TO_ADD.get(config.family, 'nor can its family')}")
     return folders
 
 

@@ -112,7 +112,11 @@ def _check_source(data: Any) -> list[Mistake]:
 
     if source in SOURCES:
         return []
+    from mmalign.vlm_data import VLM_SOURCES
+
     problem = f"must be one of {', '.join(sorted(SOURCES))}.{suggestion(source, SOURCES)}"
+    if source in VLM_SOURCES:
+        problem = f"has rows of vision-language models: set family: vlm, or choose from {', '.join(sorted(SOURCES))}"
     return [Mistake("data.source", problem, source)]
 
 

@@ -14,7 +14,6 @@ def vlm_mistakes(raw: Mapping[str, Any], config: Config | None, objective: Any, 
         mistakes += _model(raw.get("model"), config)
     if config is not None and config.vlm is not None and objective is not None:
         from mmalign.training.vlm_branches import branch_problems
-
         from mmalign.training.vlm_kept import kept_problem
 
         mistakes += [Mistake("objective", problem) for problem in branch_problems(objective, config.vlm)]
@@ -31,7 +30,11 @@ def _source(data: Any) -> list[Mistake]:
 
     if source in VLM_SOURCES:
         return []
+    from mmalign.data import SOURCES
+
     problem = f"must be one of {', '.join(sorted(VLM_SOURCES))} for family: vlm.{suggestion(source, VLM_SOURCES)}"
+    if source in SOURCES:
+        problem += f" {source} has rows of image generators (family: image)."
     return [Mistake("data.source", problem, source)]
 
 

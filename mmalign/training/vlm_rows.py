@@ -17,7 +17,7 @@ from mmalign.training.order import stable_hash
 from mmalign.training.task import RowKey
 from mmalign.training.vlm_branches import GOLD, NO_PICTURES, Branch, Change, gold_of
 from mmalign.training.vlm_kept import mark_of
-from mmalign.types import CHOSEN, Clip, ImageBytes, TokenWeights, Video, VLMPair, without_pictures
+from mmalign.types import CHOSEN, REJECTED, Clip, ImageBytes, TokenWeights, Video, VLMPair, without_pictures
 from mmalign.vlm_data.clips import clip_of
 from mmalign.vlm_data.segments import weigh_changes
 
@@ -161,6 +161,7 @@ class VLMRows:
             answer = self.encoder.answer(prompt, text, row.sample_id, weights)
             check_response(self.model, answer.input_ids.tolist(), row.sample_id)
             responses[branch.name] = Response(number, answer.input_ids, answer.weights)
+        _refuse_equal(responses)
         return VLMItem(key, row.sample_id, tuple(contexts), responses, row.preference, row.margin)
 
     def _prompt(
@@ -186,6 +187,18 @@ class VLMRows:
     def _context(self, prompt: Prompt, name: str) -> Context:
         return self.adapter.context(
             self.model, prompt.input_ids, prompt.media, mm_token_type_ids=prompt.mm_token_type_ids, name=name
+        )
+
+
+def _refuse_equal(responses: Mapping[str, Response]) -> None:
+    """ValueError where chosen and rejected are the same to the model, be it because both were cut."""
+    chosen, rejected = responses.get(CHOSEN), responses.get(REJECTED)
+    if chosen is None or rejected is None or chosen.context != rejected.context:
+        return
+    if torch.equal(chosen.input_ids, rejected.input_ids):
+        raise ValueError(
+            "chosen and rejected are the same tokens to the same pictures, so neither is preferred; take the row out, "
+            "or raise vlm.max_length where both were cut"
         )
 
 

@@ -28,6 +28,7 @@ from mmalign.references import (
     LoRAOffReference,
     RefreshedReference,
 )
+from mmalign.training.cache_run import build_cache
 from mmalign.training.config import Config, LoRAConfig
 from mmalign.training.image_data import ImageData, open_data
 from mmalign.training.images import ImageTask
@@ -357,6 +358,29 @@ def test_another_beta_finds_every_score_and_learns_what_it_would(make_config: Ma
     weights = plain.policy.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in second.policy.state_dict().items())
     assert not all(torch.equal(value, weights[name]) for name, value in first.policy.state_dict().items())
+
+
+def test_scores_computed_ahead_are_those_of_the_live_reference(make_config: MakeConfig, tmp_path: Path) -> None:
+    """``mmalign cache build`` with ``reference: cached``: training then runs the policy alone, held-out rows too."""
+    section = {
+        "model": {"lora": FRESH},
+        "data": {"held_out": 0.3, "caption_dropout": 0.5},
+        "evaluation": {"every": 2},
+        "training": {"steps": 2, "accumulation": 2},
+    }
+    config = make_config({"kind": "cached", "path": str(tmp_path / "kept")}, **section)
+    assert build_cache(config) == [tmp_path / "kept"]
+    kept, live = fit(config, tmp_path / "kept-run"), fit(make_config("auto", **section), tmp_path / "live")
+    assert isinstance(kept.reference, CachedReference)
+    assert kept.reference.misses == 0
+    assert kept.reference.hits >= 6
+    weights = live.policy.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in kept.policy.state_dict().items())
+    losses = [
+        [json.loads(line).get("loss") for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+        for run in ("kept-run", "live")
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_kept_scores_of_other_pictures_or_noise_are_refused(make_config: MakeConfig, tmp_path: Path) -> None:
