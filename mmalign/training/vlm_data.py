@@ -9,7 +9,7 @@ from mmalign.data.table import NAMED, count
 from mmalign.losses import Objective
 from mmalign.training.config import Config
 from mmalign.training.task import HELD_OUT, TRAIN
-from mmalign.training.vlm_branches import NO_PICTURES, branches_of, told_lacking
+from mmalign.training.vlm_branches import GOLD, NO_PICTURES, branches_of, told_lacking
 from mmalign.types import VLMPair
 from mmalign.vlm_data import open_source, open_table
 
@@ -64,7 +64,8 @@ def open_vlm_data(config: Config, objective: Objective, *, record: Path | None =
 def _told_lacking(config: Config, objective: Objective, table: RowTable[VLMPair]) -> str:
     """How many rows lack a branch; ValueError for one that no row has, and for frames of videos where none is."""
     assert config.vlm is not None
-    derived = [branch for branch in branches_of(objective, config.vlm) if branch.change not in (None, NO_PICTURES)]
+    branches = branches_of(objective, config.vlm)
+    derived = [of for of in branches if of.change not in (None, NO_PICTURES) or of.side == GOLD]
     if config.vlm.frames is not None and not any(row.all_videos for row in table):
         raise ValueError(f"vlm.frames={config.vlm.frames} would be ignored: no row has a video")
     return told_lacking(derived, table) if derived else ""

@@ -18,7 +18,7 @@ from mmalign.training.loading import load_config
 from mmalign.training.log import Log
 from mmalign.training.recipe_files import recipe_names
 from mmalign.training.run import train
-from mmalign.types import VLMPair
+from mmalign.types import Message, Video, VideoPart, VLMPair
 from mmalign.vlm_data import table_of, write_trl, write_vlm_canonical
 from tests.vlm.tiny_processors import save_tiny_vlm
 from tests.vlm.vlm_rows import pairs, picture
@@ -39,6 +39,21 @@ def rows() -> list[VLMPair]:
     return [
         replace(row, branch_images={"retrieved": (picture(200 + index),)}, extras={"gold": f"Gold {index}."})
         for index, row in enumerate(found)
+    ]
+
+
+def films() -> list[VLMPair]:
+    """The same about a video of two frames each."""
+    shown = (Message("user", (VideoPart(0), "What happens?")),)
+    return [
+        replace(
+            row,
+            prompt=shown,
+            images=(),
+            branch_images={},
+            videos=(Video(f"film {index}", frames=(picture(index), picture(50 + index)), fps=2.0),),
+        )
+        for index, row in enumerate(rows())
     ]
 
 
@@ -70,7 +85,8 @@ def shrunk(name: str, folder: Path) -> Config:
     if source in WRITERS:
         WRITERS[source](path)
     else:
-        write_vlm_canonical(table_of(rows()), path)
+        asks_for_films = recipe.vlm is not None and recipe.vlm.frames is not None
+        write_vlm_canonical(table_of(films() if asks_for_films else rows()), path)
     overrides = {
         "model.name": folder / "model",
         "model.dtype": "float32",

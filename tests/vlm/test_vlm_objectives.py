@@ -16,12 +16,12 @@ from mmalign.training.mistakes import ConfigError
 from mmalign.training.recipe_files import recipe_names, recipe_text
 from mmalign.training.task import TRAIN, RowKey
 from mmalign.training.vlm_branches import branches_of, told_lacking
-from mmalign.training.vlm_data import VLMData
+from mmalign.training.vlm_data import VLMData, open_vlm_data
 from mmalign.training.vlms import VLMTask
 from mmalign.types import BranchScores, Scores, TokenWeights
 from mmalign.vlm_data import table_of, weigh_changes
 from tests.vlm.tiny_processors import save_tiny_vlm
-from tests.vlm.vlm_rows import config_of, pairs
+from tests.vlm.vlm_rows import config_of, pairs, write_rows
 
 # Branch -> (policy, reference, tokens): log-probs of one row.
 NUMBERS = {
@@ -155,7 +155,7 @@ def config(folder: Path, objective: list[dict], **vlm: object) -> Config:
 GOLD = [{"loss": "dpo", "beta": 0.1}, {"loss": "sft", "chosen": "gold", "coefficient": 0.1}]
 
 
-def test_gold_responses_count_where_rows_have_them(folder: Path) -> None:
+def test_gold_responses_count_where_rows_have_them(folder: Path, tmp_path: Path) -> None:
     rows = [replace(row, extras={"gold": "Right."}) if number != 1 else row for number, row in enumerate(pairs(3))]
     task = VLMTask.from_config(config(folder, GOLD), VLMData({TRAIN: table_of(rows)}, "rows"))
     batch = task.collate([task.load(RowKey(TRAIN, number, 7)) for number in range(3)])
@@ -171,6 +171,10 @@ def test_gold_responses_count_where_rows_have_them(folder: Path) -> None:
     assert told_lacking(branches, rows) == "1 of 3 rows have no gold: they bring no gold response (extras.gold)."
     with pytest.raises(ValueError, match=r"no row has gold, so its term would count for nothing"):
         told_lacking(branches, pairs(3))
+    write_rows(tmp_path, pairs(3))
+    without = config_of(tmp_path, objective=GOLD, model={"name": str(folder / "model")})
+    with pytest.raises(ValueError, match="no row has gold"):
+        open_vlm_data(without, task.objective)
     with pytest.raises(ValueError, match="there is no branch gold@crop"):
         branches_of(Objective([{"loss": "anchor", "beta": 1, "chosen": "gold@crop"}]), config(folder, GOLD).vlm)
 
