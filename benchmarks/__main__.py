@@ -20,8 +20,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.diffusion_scripts import recognised
-
 PROFILES = ("cpu", "gpu", "rehearsal")
 Commands = tuple[tuple[str, ...], ...]
 
@@ -129,16 +127,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--peer-script", type=Path, action="append", default=[], help="a published script; may be repeated"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be run")
-    given, more = parser.parse_known_args(arguments)
-    more = more[1:] if more[:1] == ["--"] else more
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    end = words.index("--") if "--" in words else len(words)
+    given, more = parser.parse_args(words[:end]), words[end + 1 :]
     if given.table is None:
         print(listing())
         return 0
     names = [name for name in TABLES if given.profile in TABLES[name].runs] if given.table == "all" else [given.table]
     if given.profile not in TABLES[names[0]].runs:
         parser.error(f"{given.table} has no {given.profile} profile; it has {', '.join(TABLES[given.table].runs)}")
-    scripts = {recognised(script).name: script for script in given.peer_script}
+    scripts = _named(given.peer_script)
     return sum(run(command, dry=given.dry_run) for command in commands(names, given.profile, scripts, more))
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    if not paths:
+        return {}
+    from benchmarks.diffusion_scripts import recognised  # with torch, which a list of tables does not need
+
+    return {recognised(path).name: path for path in paths}
 
 
 def listing() -> str:

@@ -56,6 +56,8 @@ def test_tables_are_listed_and_failures_counted(capsys: pytest.CaptureFixture, m
     assert main([]) == 0
     assert capsys.readouterr().out.strip() == listing().strip()
     assert all(name in listing() for name in TABLES)
+    assert main(["arena", "--dry-run", "--", "--votes", "10"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "$ python -m benchmarks.arena --votes 10"
     assert main(["all", "--profile", "gpu", "--dry-run"]) == 0
     assert capsys.readouterr().out.count("$ python -m benchmarks.") == sum(
         len(t.runs.get("gpu", ())) for t in TABLES.values()
