@@ -1,5 +1,6 @@
 """Rounds: merged model, fresh adapters, new reference; interrupted anywhere, they are the uninterrupted run."""
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from mmalign.training.run_folder import RunFolder
 from mmalign.training.task import TRAIN, RowKey
 from mmalign.training.vlm_run import VLMRun
 from mmalign.training.vlms import VLMTask
+from tests.training.two_processes import on_two
 from tests.vlm.tiny_processors import save_tiny_vlm
 from tests.vlm.vlm_rows import LORA, config_of, pairs, write_rows
 
@@ -140,6 +142,24 @@ def test_rounds_differ_in_order_and_first_adapter(folder: Path, tmp_path: Path) 
     assert first.training.seed != second.training.seed
     assert (first.training.rounds, second.training.rounds) == (1, 1)
     assert second.model.name == str(tmp_path / "round_1" / "merged")
+
+
+def _in_rounds(folder: Path, out: Path, batch_size: int) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmalign.training.run.write_report", lambda folder: folder)
+        given = config(folder, out, steps=1, batch_size=batch_size)
+        train(given)
+        with pytest.raises(ValueError, match="is of an earlier run"):
+            train(given)
+    return len(list(out.glob("round_*")))
+
+
+def test_two_processes_do_the_rounds_of_one(folder: Path, tmp_path: Path) -> None:
+    assert on_two(functools.partial(_in_rounds, folder, tmp_path / "two", 2)) == [2, 2]
+    _in_rounds(folder, tmp_path / "one", 4)
+    two, one = (load_file(tmp_path / name / "aligned" / "model.safetensors") for name in ("two", "one"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=5e-3, msg=name)
 
 
 def test_each_round_keeps_reference_scores_of_its_own(folder: Path, tmp_path: Path) -> None:
