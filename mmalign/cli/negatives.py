@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mmalign.negatives import Built, Decoding, Method, Speaker
     from mmalign.negatives.reading import PictureRows, TableRows
 
-SPEAKING = ("--model", "--max-new-tokens", "--temperature", "--top-p", "--dtype", "--device")
+SPEAKING: tuple[str, ...] = ("--model", "--max-new-tokens", "--temperature", "--top-p", "--dtype", "--device")
 
 
 def negatives(
