@@ -27,19 +27,20 @@ SIDE = 256
 
 @dataclass(frozen=True)
 class Judge:
-    """What scores the pictures: a loaded ``reward``, or a ``file`` of scores."""
+    """What scores the pictures: a loaded ``reward``, made with ``options``, or a ``file`` of scores."""
 
     name: str
     version: str
     scale: str
     reward: RewardModel | None = None
     file: ScoreFile | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_reward(cls, name: str, options: Mapping[str, Any]) -> "Judge":
         """An installed reward model by name, or a YAML file that combines some."""
         model = open_reward(name, **options)
-        return cls(model.name, model.version, model.scale, reward=model)
+        return cls(model.name, model.version, model.scale, reward=model, options=options)
 
     @classmethod
     def from_file(cls, path: Path, *, reward: str | None = None, roots: Sequence[Path] = ()) -> "Judge":
@@ -54,7 +55,7 @@ class Judge:
         if self.file is not None:
             return self.file.scored(table, progress)
         assert self.reward is not None
-        key = scoring_key(table.fingerprint, [self.reward], "statistics")
+        key = scoring_key(table.fingerprint, [self.reward], "statistics", options=self.options)
         records = ScoreRecords(folder, key, len(table))
         score_chunks(
             table, [self.reward], records, records.chunks, batch_size=batch_size, statistics=True, progress=progress

@@ -70,7 +70,7 @@ class OpenJob:
     def open(cls, job: Job) -> "OpenJob":
         """Open everything; records of another job are an error."""
         pictures, rewards = job.open_pictures(), job.open_rewards()
-        key = scoring_key(pictures.fingerprint, rewards)
+        key = scoring_key(pictures.fingerprint, rewards, options=job.options)
         records = ScoreRecords(job.records, key, len(pictures.groups))
         for chunk in records.chunks:
             if records.has(chunk):

@@ -102,9 +102,13 @@ class ScoreRecords:
         return self.folder / f"scores-{chunk:06d}.json"
 
 
-def scoring_key(fingerprint: str, rewards: Sequence[RewardModel], *extra: object) -> str:
-    """Names a job: the pictures by their table's fingerprint, the rewards by name and version."""
-    return hashed(fingerprint, ROWS_PER_CHUNK, *((reward.name, reward.version) for reward in rewards), *extra)
+def scoring_key(
+    fingerprint: str, rewards: Sequence[RewardModel], *extra: object, options: Mapping[str, object] | None = None
+) -> str:
+    """Names a job: the pictures by their table's fingerprint, the rewards by name, version, and the weights and dtype
+    of ``options``; a job may go on on another device."""
+    made = [f"{name}={value}" for name, value in sorted((options or {}).items()) if name != "device"]
+    return hashed(fingerprint, ROWS_PER_CHUNK, *((reward.name, reward.version) for reward in rewards), *extra, *made)
 
 
 def score_rows(

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,17 @@ class Slow:
         time.sleep(0.5)
         return torch.tensor([image.getpixel((0, 0))[0] / 255 for image in images])
 """
+
+
+def test_a_job_with_other_weights_does_not_go_on_from_these_records(generated, tmp_path, monkeypatch):
+    """Versions may be alike: those of two runs of the same recipe are."""
+    monkeypatch.setitem(rewards.BUILT_IN, "bright", lambda **options: Bright())
+    monkeypatch.setattr(rewards, "_build", lambda name, factory, options: factory(**options))
+    first = replace(job(generated, tmp_path / "kept"), options={"weights": "run1", "device": "cpu"})
+    OpenJob.open(first).score([0])
+    OpenJob.open(replace(first, options={"weights": "run1"}))
+    with pytest.raises(ValueError, match="scores of other pictures or other reward models"):
+        OpenJob.open(replace(first, options={"weights": "run2"}))
 
 
 @pytest.mark.slow
