@@ -131,5 +131,5 @@ def _grid_of(model: Any, told: Prompt, number: int, name: str) -> tuple[int, int
         if side * side <= number:
             return side, side
     raise ValueError(
-        f"{name}: where the tokens of a {kind} lie in a picture is not known; take kind=sequence, which needs no places"
+        f"{name}: where the tokens of {kind} lie in a picture is not known; take kind=sequence, which needs no places"
     )

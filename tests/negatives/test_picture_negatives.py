@@ -312,6 +312,21 @@ def test_tokens_of_cells_are_those_under_them(kind: str, speakers: dict[str, Spe
     assert share_on_target(speaker, told, even, inner, "row") == pytest.approx(0.25, abs=0.2)
 
 
+def test_tokens_of_llava_next_are_those_of_the_whole_picture_and_internvls_places_are_not_known() -> None:
+    """LLaVA-NeXT puts the whole picture's 4 x 4 tokens before those of its tiles."""
+    model: Any = tiny_vlm("llava_next", dtype=torch.float32)
+    speaker = Speaker(model, tiny_processor("llava_next"))
+    collage = grid(decode(png(0)), [decode(png(n)) for n in range(1, 4)], generator_of(0), cell=28).squared()
+    told = collaged(speaker, list(collage.images))
+    tokens = tokens_of_pictures(speaker, told, collage.images, "row")[0]
+    cells = tokens_in_boxes(model, told, tokens, collage.images[0].size, collage.boxes, "row")
+    assert sorted(torch.cat(cells).tolist()) == tokens[:16].tolist()
+    assert len(tokens) > 16
+    other: Any = tiny_vlm("internvl", dtype=torch.float32)
+    with pytest.raises(ValueError, match="row: where the tokens of internvl lie in a picture is not known"):
+        tokens_in_boxes(other, told, tokens, collage.images[0].size, collage.boxes, "row")
+
+
 @pytest.mark.parametrize("kind", ["sequence", "grid", "picture_in_picture"])
 def test_mia_keeps_answers_that_looked_elsewhere(kind: str, tmp_path: Path, speakers: dict[str, Speaker]) -> None:
     speaker = speakers["llava"]
