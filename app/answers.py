@@ -161,7 +161,8 @@ def marked(answer: str, other: str) -> str:
     parts = []
     for kind, start, end, _, _ in difflib.SequenceMatcher(a=own, b=theirs, autojunk=False).get_opcodes():
         words = text("".join(own[start:end]))
-        parts.append(words if kind == "equal" or not words.strip() else f"<mark>{words}</mark>")
+        bare = words.strip()
+        parts.append(words if kind == "equal" or not bare else words.replace(bare, f"<mark>{bare}</mark>"))
     return "".join(parts)
 
 

@@ -64,7 +64,9 @@ def _components(source: AnswerSource) -> dict[str, Any]:
 def _thumbnails(pictures: Sequence[tuple[Any, str]]) -> gr.Gallery:
     how = {"allow_preview": False, "interactive": False, "buttons": [], "format": "png", "height": "auto"}
     css = ["seeds", "chooser", "tiny"]
-    return gr.Gallery(pictures, columns=4, label="Pictures", elem_classes=css, elem_id="pictures", **how)
+    return gr.Gallery(
+        pictures, columns=4, label="Pictures", show_label=False, elem_classes=css, elem_id="pictures", **how
+    )
 
 
 def asked_picture(elem_id: str, **more: Any) -> gr.Image:

@@ -40,7 +40,7 @@ def build(ctx: Context, tab: gr.Tab) -> dict[str, Any]:
     ui["receipt"] = gr.HTML(elem_id="receipt")
     with gr.Row():
         ui["next"] = gr.Button("Next", variant="primary", visible=False, elem_id="next-pair")
-        ui["download"] = gr.DownloadButton("Pictures with what made them", visible=False, elem_id="arena-download")
+        ui["download"] = gr.DownloadButton("Download this battle (.zip)", visible=False, elem_id="arena-download")
     gr.HTML(arena_markup.keys(forms))
     _wire(ctx, ui, tab)
     return ui

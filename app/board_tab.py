@@ -33,7 +33,7 @@ def build(ctx: Context, tab: gr.Tab) -> None:
             scale=4,
             elem_id="board-style",
         )
-        refresh = gr.Button("Refresh", scale=1, min_width=110, elem_id="refresh-board")
+        refresh = gr.Button("Refresh", scale=0, min_width=110, elem_id="refresh-board")
     shown = gr.HTML(markup.empty("No board yet", "It is drawn from the votes of the Arena."), elem_id="board")
 
     def on_show(style: Any, request: gr.Request) -> str:

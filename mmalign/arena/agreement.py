@@ -32,7 +32,7 @@ class Rater:
 
 @dataclass(frozen=True)
 class Agreement:
-    """``alpha``: Krippendorff's, over ``units`` pairs of pictures that two or more voters judged; None where undefined.
+    """``alpha``: Krippendorff's, over ``units`` pairs that two or more voters judged; None where undefined.
 
     1 is full agreement, 0 what chance gives. ``kappa``: Cohen's, of first against repeated judgement over all
     ``repeats`` catch pairs. ``raters``: the voters, most votes first. ``note`` says how far the numbers carry.
@@ -62,7 +62,7 @@ def agreement(votes: Iterable[Vote]) -> Agreement:
         by_voter[vote.voter].append(vote)
     raters = tuple(_rater(voter, by_voter[voter], shared, twice.get(voter, [])) for voter, _ in voters.most_common())
     pairs = [pair for of_voter in twice.values() for pair in of_voter]
-    note = f"{len(shared)} pairs of pictures were judged by two or more voters, {len(pairs)} twice by the same voter"
+    note = f"{len(shared)} pairs were judged by two or more voters, {len(pairs)} twice by the same voter"
     if len(shared) < 30:
         note += "; below about 30 the agreement says little"
     alpha = krippendorff([[value for _, value in unit] for unit in shared])

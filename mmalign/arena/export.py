@@ -25,7 +25,7 @@ FORMS: dict[str, str] = {
     "pickapic": "pairs in the columns of Pick-a-Pic",
     "kto": "single pictures that were called acceptable or not, in mmalign's own parquet",
     "rankings": "rankings of three and more pictures, in mmalign's own parquet",
-    "answers": "pairs of answers to a question about a picture, in mmalign's own parquet for family: vlm",
+    "answers": "pairs of answers about pictures, in the parquet that family: vlm reads",
 }
 FORMS_OF: dict[Kind, tuple[Form, ...]] = {
     "pictures": ("canonical", "pickapic", "kto", "rankings"),
