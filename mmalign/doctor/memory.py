@@ -7,6 +7,7 @@ exact; kernels' workspaces and the allocator's rounding are not in it. ``python 
 what runs really held; on GPUs that has not been done yet.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,8 @@ from mmalign.training.image_model import build_adapter
 from mmalign.training.image_reference import reference_kind
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Bytes of optimizer state per trained parameter.
-STATE_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0, "adafactor": 0.1}
+# Bytes of optimizer state per trained parameter; adafactor's follow from the shapes (see ``state_bytes``).
+STATE_BYTES = {"adamw": 8, "adamw_8bit": 2}
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,23 @@ def predict_memory(config: Config) -> MemoryEstimate:
         weights=weights,
         reference=copied.get(kind, 0),
         gradients=4 * count,
-        optimizer=round(STATE_BYTES[training.optimizer] * count),
+        optimizer=state_bytes(training.optimizer, trained),
         average=4 * count if training.ema else 0,
         encoders=_encoders(config, components),
         activations=max(0, needs - 4 * count),
+    )
+
+
+def state_bytes(optimizer: str, trained: Iterable[nn.Parameter]) -> int:
+    """What the optimizer keeps. Adafactor: fp32 means over the last dimension and over the one before, [a, b] -> a + b.
+
+    A convolution's kernels are its last two dimensions, so it keeps nearly as much as it has weights.
+    """
+    if optimizer != "adafactor":
+        return STATE_BYTES[optimizer] * sum(parameter.numel() for parameter in trained)
+    return 4 * sum(
+        weight.numel() // weight.shape[-1] + weight.numel() // weight.shape[-2] if weight.ndim > 1 else weight.numel()
+        for weight in trained
     )
 
 

@@ -14,7 +14,7 @@ from mmalign.adapters import VLMAdapter, VLMPolicy
 from mmalign.adapters.vlm_families import text_model
 from mmalign.adapters.vlm_forward import CHUNK_VALUES
 from mmalign.doctor.activations import counting_saved_bytes, fused_attention
-from mmalign.doctor.memory import STATE_BYTES, MemoryEstimate
+from mmalign.doctor.memory import MemoryEstimate, state_bytes
 from mmalign.losses import Objective
 from mmalign.models import make_trainable
 from mmalign.models.vlm import VLMComponents, freeze_parts, lora_layers_of
@@ -38,7 +38,8 @@ def predict_vlm_memory(
     make_trainable(policy, adapted)
     if lora is None:
         freeze_parts(model, config.vlm.freeze, parts)
-    count = sum(value.numel() for value in policy.parameters() if value.requires_grad)
+    trained = [value for value in policy.parameters() if value.requires_grad]
+    count = sum(value.numel() for value in trained)
     weights = sum(value.numel() * value.element_size() for value in policy.parameters())
     kind = reference_kind(config, Objective(config.objective))
     whole = kind in ("snapshot", "ema") and lora is None
@@ -47,7 +48,7 @@ def predict_vlm_memory(
         weights=weights,
         reference=0 if kind in ("none", "lora_off") else copied,
         gradients=4 * count,
-        optimizer=round(STATE_BYTES[training.optimizer] * count),
+        optimizer=state_bytes(training.optimizer, trained),
         average=4 * count if training.ema else 0,
         encoders=0,
         activations=_activations(config, policy, shape) + _logits(policy, tokens),

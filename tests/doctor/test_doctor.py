@@ -12,6 +12,7 @@ from mmalign.doctor.activations import counting_saved_bytes, fused_attention
 from mmalign.doctor.betas import beta_findings
 from mmalign.doctor.laws import law_findings
 from mmalign.doctor.live import LiveBytes
+from mmalign.doctor.memory import state_bytes
 from mmalign.losses import dpo, mapo
 from mmalign.training.config import Config
 from mmalign.training.image_data import open_head
@@ -93,6 +94,19 @@ def test_the_meta_device_counts_what_a_real_step_holds() -> None:
         counts.append((kept, live.peak))
     assert counts[0][0] == counts[1][0] > 100_000
     assert counts[0][1] == pytest.approx(counts[1][1], rel=0.02)
+
+
+def test_the_state_that_adafactor_keeps_is_counted() -> None:
+    from transformers import Adafactor
+
+    module = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.Linear(8, 16))
+    optimizer = Adafactor(module.parameters(), lr=1e-3, scale_parameter=False, relative_step=False)
+    module[1](module[0](torch.randn(1, 4, 3, 3)).flatten(1)).sum().backward()
+    optimizer.step()
+    kept = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    held = sum(value.numel() * value.element_size() for value in kept if value.ndim)
+    assert state_bytes("adafactor", module.parameters()) == held
+    assert state_bytes("adamw", module.parameters()) == 8 * sum(weight.numel() for weight in module.parameters())
 
 
 def test_live_bytes_are_freed_and_known_ones_count_for_nothing() -> None:
