@@ -80,7 +80,9 @@ def assert_same_weights(one: VLMTask, two: VLMTask) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lora", "precision"), [(LORA, "no"), (None, "no"), (LORA, "bf16")], ids=["lora", "full", "lora-bf16"]
+    ("lora", "precision"),
+    [(LORA, "no"), (None, "no"), pytest.param(LORA, "bf16", marks=pytest.mark.slow)],
+    ids=["lora", "full", "lora-bf16"],
 )
 def test_kept_scores_give_the_losses_of_the_live_reference(
     folder: Path, tmp_path: Path, lora: Any, precision: str
