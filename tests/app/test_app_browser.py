@@ -120,7 +120,7 @@ def test_a_visit_from_comparison_to_export(page: Any, served: SimpleNamespace, t
     open_tab(page, "Dataset")
     expect(page.locator("#dataset-rows table")).to_contain_text("›")
     page.locator("#export").click()
-    expect(page.locator("#exported")).to_contain_text("rows from")
+    expect(page.locator("#exported")).to_contain_text("kept for the leaderboard")
     expect(page.locator("#export-download")).to_be_visible()
     with page.expect_download() as download:
         page.locator("#export-download").click()
