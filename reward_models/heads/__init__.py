@@ -37,6 +37,8 @@ OFFERS: Mapping[str, frozenset[str]] = {
     "pal_b": frozenset({"chosen_features", "rejected_features", "ideal_direction", "score_scale"}),
     "gpm": frozenset({"chosen_features", "rejected_features"}),
 }
+# Offered for losses that weigh by it; a loss without it trains the rest of the head all the same.
+OPTIONAL = frozenset({"part_log_variance"})
 NEEDS: Mapping[str, str] = {"gaussian": "chosen_std", "multi": "part_preference"}
 READ_LOGITS = ("cosine", "gaussian", "multi", "mixture")
 OF_USERS = ("mixture", "pal_a", "pal_b")

@@ -16,7 +16,7 @@ from mmalign.training.strategy import strategy_in_effect
 from mmalign.training.task import HELD_OUT, TRAIN
 from mmalign.types import CANDIDATES, CHOSEN, REJECTED
 from reward_models.clip_folder import ClipFolder, find_clip
-from reward_models.heads import NEEDS, OF_USERS, OFFERS
+from reward_models.heads import NEEDS, OF_USERS, OFFERS, OPTIONAL
 from reward_models.training.scorer import asked, head_settings, make_trainable, skeleton
 from reward_models.training.task import RewardTask
 
@@ -62,8 +62,11 @@ def objective_problem(objective: Objective, head: str = "cosine") -> str | None:
         lacking = [name for name in term.signature.tensors if name not in PAIRS | OFFERS[head] | RANKINGS]
         if lacking:
             problems.append(f"{here} asks for {', '.join(lacking)}")
-        elif not _fits(term.signature, head):
+        elif not _fits(term.signature, head) and _ranked(term.signature):
             problems.append(f"{here} reads rankings, for which reward.head.kind: {head} gives no scores")
+        elif not _fits(term.signature, head):
+            without = ", ".join(sorted(OFFERS[head] - OPTIONAL - set(term.signature.tensors)))
+            problems.append(f"{here} does not read {without}, of which reward.head.kind: {head} makes its scores")
         elif set(term.branches.values()) not in ({CHOSEN, REJECTED}, {CANDIDATES}):
             problems.append(f"{here} reads the branches {', '.join(term.branches.values())}")
     if not problems and len({_ranked(term.signature) for term in objective.terms}) > 1:
@@ -82,8 +85,11 @@ def objective_problem(objective: Objective, head: str = "cosine") -> str | None:
 
 
 def _fits(signature: LossSignature, head: str) -> bool:
-    asks = set(signature.tensors)
-    return asks <= PAIRS | OFFERS[head] or (asks <= RANKINGS and head not in WITHOUT_RANKINGS)
+    if _ranked(signature):
+        return head not in WITHOUT_RANKINGS
+    extras = set(signature.tensors) - PAIRS
+    # Scores alone, or all that the head makes them of: features without the ideal point would train half of it.
+    return not extras or OFFERS[head] - OPTIONAL <= extras <= OFFERS[head]
 
 
 def _ranked(signature: LossSignature) -> bool:

@@ -324,6 +324,11 @@ LIST, GAUSS = "playground/reward_listwise", "playground/reward_gaussian"
         ),
         (GPM, ["objective=[{loss: plackett_luce}]"], "reads rankings, for which reward.head.kind: gpm gives no scores"),
         (GPM, ["reward.head.features=3"], "must be even"),
+        (
+            PAL,
+            ["objective=[{loss: gpm}]"],
+            "does not read ideal_direction, score_scale, of which reward.head.kind: pal_b",
+        ),
         (GPM, ["objective=[{loss: gpm, tau: 0.1}, {loss: gpm, tau: 1.0}]"], "several tau"),
         (MULTI, ["reward.head.dimensions={}"], "is empty; name the columns"),
         (MULTI, ["reward.head.dimensions={colour: -1}"], "0 or more, and one of them above 0"),
