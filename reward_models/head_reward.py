@@ -67,10 +67,7 @@ class HeadReward:
     ) -> Float[Tensor, " batch"]:
         """Scores of pictures with values in 0..1; gradients reach the pixels."""
         check_lengths(prompts, images)
-        towers = self.cosine.towers
-        return self.score_embedded(
-            prompts, towers.image_features(self.cosine.preprocess.tensor(images.to(towers.device)))
-        )
+        return self.score_embedded(prompts, self.cosine.towers.embed_tensor(images, self.cosine.preprocess))
 
     def embed(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch width"]:
         """Image features, not normalised."""
