@@ -2,7 +2,7 @@
 
     mmalign quickstart --out runs/quickstart
     mmalign quickstart --task vlm --out runs/quickstart
-    python tests/app/take_screenshots.py --answers runs/quickstart/vlm_dpo_seed0 --out docs/images
+    python tests/app/take_screenshots.py --answers runs/quickstart/vlm_visual_seed0 --out docs/images
 
 Every picture and answer on them is of the two models. The votes behind the leaderboard are cast by the playground's
 oracle, in the name of four voters: nobody's opinion, which the captions of the documentation have to say.
