@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = load_file(file)
     name = next(name for name in sorted(weights) if "layers.2.mlp.down_proj" in name and "vision" not in name)
     noise = torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(0))
-    weights[name] = weights[name] + 0.5 * noise.to(weights[name].dtype)
+    weights[name] = weights[name] + 2 * noise.to(weights[name].dtype)
     save_file(weights, file, {"format": "pt"})
     return folder.parent
 

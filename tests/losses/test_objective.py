@@ -24,9 +24,8 @@ def branch(seed: int, rows: int = 4, length: bool = False) -> BranchScores:
     generator = torch.Generator().manual_seed(seed)
     logp, ref_logp = -5 + torch.randn(2, rows, generator=generator, dtype=F64)
     tokens = torch.randint(2, 9, (rows,), generator=generator).double()
-    return BranchScores(
-        logp, ref_logp, tokens if length else None, gap=torch.rand(rows, generator=generator, dtype=F64)
-    )
+    gap, token_kl = torch.rand(2, rows, generator=generator, dtype=F64)
+    return BranchScores(logp, ref_logp, tokens if length else None, gap=gap, token_kl=token_kl)
 
 
 def pair_scores(rows: int = 4, **fields: Any) -> Scores:
@@ -73,6 +72,19 @@ def test_what_the_trainer_asks_an_objective() -> None:
     assert objective.batch_coupled == ("kto", "aot")
 
 
+def tensor_of(scores: Scores, name: str) -> torch.Tensor:
+    """What the argument ``name`` of a loss stands for."""
+    if name == "logratio":
+        return scores["sample"].logratio
+    if name.startswith("candidate_"):
+        return getattr(scores["candidates"], name.removeprefix("candidate_"))
+    if name.endswith("_token_kl"):
+        kl = scores[name.removesuffix("_token_kl")].token_kl
+        assert kl is not None
+        return kl
+    return scores[name.removesuffix("_held")].logp if name.endswith("_held") else getattr(scores, name)
+
+
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_loss_runs_as_a_term_and_equals_the_function(name: str) -> None:
     scores = pair_scores(
@@ -82,8 +94,11 @@ def test_every_loss_runs_as_a_term_and_equals_the_function(name: str) -> None:
         desirable=torch.tensor([True, False, True, True]),
     )
     candidates = GroupScores(torch.randn(4, 3, dtype=F64), torch.randn(4, 3, dtype=F64))
+    others = {
+        name: branch(seed, length=True) for seed, name in enumerate(("gold", "chosen_other", "rejected_other"), 8)
+    }
     scores = Scores(
-        {**scores.branches, "candidates": candidates, "sample": branch(7), "gold": branch(8, length=True)},
+        {**scores.branches, "candidates": candidates, "sample": branch(7), **others},
         preference=scores.preference,
         margin=scores.margin,
         labels=scores.labels,
@@ -91,15 +106,9 @@ def test_every_loss_runs_as_a_term_and_equals_the_function(name: str) -> None:
     )
     about = describe(name)
     values = {"beta": 0.3, "label_smoothing": 0.1, "divergence": "js", "penalty": 2.0, "weight": 0.5, "gamma": 0.1}
+    values["guidance"] = 1.5
     keywords = {key: values[key] for key, value in about.keywords.items() if value is loss_signatures.REQUIRED}
-    tensors = {
-        arg: getattr(candidates, arg.removeprefix("candidate_"))
-        if arg.startswith("candidate_")
-        else scores["sample"].logratio
-        if arg == "logratio"
-        else getattr(scores, arg)
-        for arg in about.tensors
-    }
+    tensors = {arg: tensor_of(scores, arg) for arg in about.tensors}
     expected = LOSSES[name](**tensors, **keywords)
     output = Objective([{"loss": name, **keywords}])(scores)
     torch.testing.assert_close(output.term_losses[name], expected)

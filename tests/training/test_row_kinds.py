@@ -205,8 +205,8 @@ def test_every_loss_has_rows_that_it_trains_on() -> None:
     assert fitting["unary"] == {"kto", "diffusion_kto", "bco"}
     assert {"dpo", "mapo", "sft", "soft_dpo", "margin_dpo"} <= fitting["pair"]
     assert sum(map(len, fitting.values())) == len(set().union(*fitting.values()))  # no loss is of two kinds
-    # The third, gold response that `triple` asks for is in no data of this version.
-    assert LOSSES.keys() - set().union(*fitting.values()) <= {"triple"}
+    # A gold response, and responses with other pictures, are branches of vision-language models.
+    assert LOSSES.keys() - set().union(*fitting.values()) == {"triple", "chip", "v_dpo"}
 
 
 @pytest.mark.parametrize(
