@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from mmalign.data import decode
 from mmalign.losses import Objective
@@ -241,8 +242,9 @@ def test_a_new_user_is_learnt_from_a_few_pairs_and_nothing_else_moves(runs: dict
         assert torch.equal(reward.score(prompts, sides[0]), before[0])
         for key, value in fitted.head.state_dict().items():
             assert torch.equal(value[:4] if "user_weights" in key else value, reward.head.state_dict()[key])
-        margin = [one.compare(prompts, *sides).mean().item() for one in (other, reward, fitted)]
-        assert margin[0] < margin[1] < margin[2]
+        mean_user, liking, disliking = (one.compare(prompts, *sides) for one in (reward, fitted, other))
+        assert softplus(-liking).mean() < softplus(-mean_user).mean()
+        assert softplus(disliking).mean() < softplus(mean_user).mean()
         assert fitted.version.endswith("user new user")
     with pytest.raises(ValueError, match="use for_user"):
         reward.new_user(prompts, *sides, name="0")
