@@ -135,12 +135,12 @@ class _Epochs:
         self._size, self._seed, self._layout, self._rows_per_step = size, seed, layout, rows_per_step
         self._groups = None if layout.groups is None else np.unique(layout.groups, return_inverse=True)[1]
         self._sizes = [size] if self._groups is None else np.bincount(self._groups).tolist()
-        self._kept: OrderedDict[int, tuple[list[Numbers], list[tuple[int, int]]]] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[list[Numbers], Numbers]] = OrderedDict()
 
     def of_step(self, step: int) -> list[tuple[int, int]]:
         """(epoch of the group, row) of the G visits of ``step``."""
         epoch = self._epoch_of(step)
-        group, of_group = self._epoch(epoch)[1][step - self._steps_before(epoch)]
+        group, of_group = self._epoch(epoch)[1][step - self._steps_before(epoch)].tolist()
         size, first = self._sizes[group], of_group * self._rows_per_step
         visits = []
         for position in range(first, first + self._rows_per_step):
@@ -159,8 +159,8 @@ class _Epochs:
             epoch += 1
         return epoch
 
-    def _epoch(self, epoch: int) -> tuple[list[Numbers], list[tuple[int, int]]]:
-        """The rows of every group in this epoch's order, and (group, its step) of the steps that become due in it."""
+    def _epoch(self, epoch: int) -> tuple[list[Numbers], Numbers]:
+        """The rows of every group in this epoch's order, and [group, its step] of the steps that become due in it."""
         if epoch not in self._kept:
             self._kept[epoch] = self._make(epoch)
             if len(self._kept) > EPOCHS_KEPT:
@@ -168,16 +168,16 @@ class _Epochs:
         self._kept.move_to_end(epoch)
         return self._kept[epoch]
 
-    def _make(self, epoch: int) -> tuple[list[Numbers], list[tuple[int, int]]]:
+    def _make(self, epoch: int) -> tuple[list[Numbers], Numbers]:
         order = self._permutation(epoch)
         places = [np.arange(self._size)] if self._groups is None else _by_group(self._groups[order])
-        due = []
+        ends, due = [], []
         for group, size in enumerate(self._sizes):
-            before, after = (turn * size // self._rows_per_step for turn in (epoch, epoch + 1))
-            for step in range(before, after):
-                last = (step + 1) * self._rows_per_step - 1 - epoch * size
-                due.append((int(places[group][last]), group, step))
-        return [order[of_group] for of_group in places], [(group, step) for _, group, step in sorted(due)]
+            steps = np.arange(*(turn * size // self._rows_per_step for turn in (epoch, epoch + 1)))
+            ends.append(places[group][(steps + 1) * self._rows_per_step - 1 - epoch * size])
+            due.append(np.stack([np.full_like(steps, group), steps], axis=1))
+        in_turn = np.concatenate(due)[np.argsort(np.concatenate(ends))]
+        return [order[of_group] for of_group in places], in_turn
 
     def _permutation(self, epoch: int) -> Numbers:
         generator = torch.Generator().manual_seed(stable_hash(self._seed, TRAIN, epoch))
