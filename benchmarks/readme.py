@@ -49,6 +49,7 @@ RECORDED = (
     ("VLM quickstart: hallucination rate by seed", "vlm_quickstart.md"),
     ("VLM objectives and corruptions on the same rows", "vlm_evidence.md"),
     ("VLM DPO against TRL: speed and memory", "vlm_speed.md"),
+    ("The same at tiny size", "vlm_speed_tiny.md"),
     ("SDXL DPO against the script of diffusers: speed and memory", "diffusion_diffusers.md"),
     ("SDXL MaPO against its script", "diffusion_mapo.md"),
     ("SDXL DPO of all weights against Salesforce's script", "diffusion_salesforce.md"),
