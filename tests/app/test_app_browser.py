@@ -1,5 +1,6 @@
 """A person at the page, with a real browser: every tab, the keyboard, a phone; and nothing from outside."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,7 +115,8 @@ def test_a_visit_from_comparison_to_export(page: Any, served: SimpleNamespace, t
     assert int(shown) >= 3
     assert fits(page)
     page.locator("#board-style").get_by_text("Allowing for style").click()
-    expect(page.locator("#board #style")).to_be_visible()
+    # Voters who happen to choose one model's brightness every time leave nothing to tell: the board then says that.
+    expect(page.locator("#board")).to_contain_text(re.compile("Style|goes along with the models"))
 
     # Dataset: what was voted, and the file to train on.
     open_tab(page, "Dataset")
