@@ -29,6 +29,8 @@ test: lint
 
 evidence: $(STAMP)
 	$(BIN)/python -m benchmarks.evidence $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m benchmarks.vlm_evidence --seeds 0 1 2)
+	$(if $(ARGS),,$(BIN)/python -m benchmarks.rewards_evidence)
 
 bench-check: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_check $(ARGS)
