@@ -60,7 +60,7 @@ RECORDED = (
     ("The disk cache: time and memory saved", "cache.md"),
     ("Leaderboard on a million votes", "arena.md"),
     ("Reward models: pictures per second", "rewards.md"),
-    ("Losses of reward models: accuracy and calibration under noise", "rewards_evidence.md"),
+    ("Heads of reward models: users who disagree, and circles", "rewards_evidence.md"),
 )
 
 

@@ -151,6 +151,8 @@ def render_table(results: dict[str, Any]) -> str:
     """Markdown: a table per question, a row per arm, means over seeds with 95 % t intervals."""
     settings = results["settings"]
     changed = {name: settings[name] for name, default in asdict(Settings()).items() if settings[name] != default}
+    if set(results["questions"]) != set(QUESTIONS):
+        changed["questions"] = ",".join(results["questions"])
     options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
     lines = [
         "# Objectives and heads of reward models on the playground",
