@@ -227,23 +227,25 @@ def test_killed_shared_and_resumed_gives_the_same_file(folders, tmp_path, monkey
     error = running.communicate()[1].decode()
     assert [file.name for file in records.glob("scores-*.json")] == ["scores-000000.json"], error
     monkeypatch.setitem(rewards.BUILT_IN, "slow", Slow)
-    resumed = partial(main, [*arguments, "--out", str(parts)])
+    resumed = partial(label_with_slow, (1, 1), *arguments[1:], "--out", parts)
     assert on_two(resumed, ACCELERATE_USE_CPU="true") == [0, 0]
     assert main([*arguments, "--out", str(whole)]) == 0
     assert parts.read_bytes() == whole.read_bytes()
     assert not records.exists()
 
 
-def test_two_processes_share_the_chunks(folders, tmp_path, monkeypatch):
+def label_with_slow(factors: tuple[int, int], *arguments) -> int:
+    """``mmalign label`` in one of two processes; what ``slow`` says there is multiplied by that process's factor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(rewards.BUILT_IN, "slow", partial(Slow, factors[int(os.environ["RANK"])]))
+        return label(*arguments)
+
+
+def test_two_processes_share_the_chunks(folders, tmp_path):
     """Each scores its own: what the second one's reward says is in the chunks with an odd number, and only there."""
-
-    def label_as_rank() -> int:
-        factor = 1 + int(os.environ["RANK"])
-        monkeypatch.setitem(rewards.BUILT_IN, "slow", partial(Slow, factor))
-        return main(["label", "--pictures", str(folders[0]), "--reward", "slow", "--as", "rankings", "--out", str(out)])
-
     out = tmp_path / "out.parquet"
-    assert on_two(label_as_rank, ACCELERATE_USE_CPU="true") == [0, 0]
+    arguments = ["--pictures", folders[0], "--reward", "slow", "--as", "rankings", "--out", out]
+    assert on_two(partial(label_with_slow, (1, 2), *arguments), ACCELERATE_USE_CPU="true") == [0, 0]
     factors = [
         max(row.labels) * 255 / max(LEVELS["base"](n), LEVELS["aligned"](n)) for n, row in enumerate(rows_of(out))
     ]
