@@ -8,6 +8,7 @@ from peft import LoraConfig
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
+from mmalign.models.fused_lora import fuse_lora
 from mmalign.models.lora_weights import (
     POLICY,
     active_adapters,
@@ -55,6 +56,7 @@ def add_lora(denoiser: Any, config: LoRAConfig) -> None:
     )
     with several_adapters():
         denoiser.add_adapter(adapter, adapter_name=POLICY)
+    fuse_lora(denoiser)
     set_active(denoiser, [*active, POLICY], trained=POLICY)
     for parameter in trainable_parameters(denoiser):
         parameter.data = parameter.data.to(torch.float32)

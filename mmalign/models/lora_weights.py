@@ -12,6 +12,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from mmalign.models.fused_lora import fuse_lora
+
 POLICY = "default"
 """The adapter that is trained."""
 START = "start"
@@ -132,6 +134,7 @@ def load_adapter(denoiser: Any, weights: LoRAWeights, name: str, *, dropout: flo
     keys = {f"{layer}.lora_A.weight": value.down for layer, value in weights.layers.items()}
     with torch.random.fork_rng(devices=[]), several_adapters():  # peft draws weights, which are then replaced
         inject_adapter_in_model(peft_config(weights, dropout), denoiser, adapter_name=name, state_dict=keys)
+    fuse_lora(denoiser)
     denoiser._hf_peft_config_loaded = True  # what diffusers' own add_adapter sets
     for layer_name, layer in lora_layers(denoiser).items():
         if layer_name in weights.layers:
