@@ -38,7 +38,7 @@ def shard(
     in, a loaded checkpoint) would not reach the next forward, and gradients switched off with the adapters would be
     switched off on the wrong tensors. Errors: ``ValueError`` where no layer is called like a block.
     """
-    names = set(blocks) or _own_blocks(module)
+    names = set(blocks) or own_blocks(module)
     units = [child for child in module.modules() if child is not module and type(child).__name__ in names]
     if not units:
         raise ValueError(_no_blocks(module, names))
@@ -153,7 +153,8 @@ def _unhook(unit: FSDPModule) -> None:
     unit.__class__ = type(unit).__mro__[2]  # [FSDPUNet, FSDPModule, UNet, ...]
 
 
-def _own_blocks(module: nn.Module) -> set[str]:
+def own_blocks(module: nn.Module) -> set[str]:
+    """Class names of the layers that ``module`` says belong together."""
     own = getattr(module, "sharded_blocks", None)
     if own is not None:
         return set(own)

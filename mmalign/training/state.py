@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmalign.references import ChangingReference
 from mmalign.training.averaging import WeightAverage
 from mmalign.training.checkpoint import Checkpoint
+from mmalign.training.compiling import compile_for_training
 from mmalign.training.config import Config
 from mmalign.training.early_stop import Best
 from mmalign.training.guards import Watches
@@ -28,8 +29,8 @@ from mmalign.training.zero import ZeroOptimizer
 class RunState:
     """Weights, optimizer, moving average, objective's estimates, meter, best measurement, and the step number.
 
-    ``module`` is what to train through (wrapped by DDP, compiled); ``policy`` the plain module inside it, or, with
-    FSDP, both are the module whose parameters are spread over the processes. Random numbers and learning rates are
+    ``module`` is what to train through (wrapped by DDP); ``policy`` the plain module inside it, or, with FSDP,
+    both are the module whose parameters are spread over the processes. Random numbers and learning rates are
     functions of the step, so neither has a state here. What goes into a checkpoint is whole whatever the strategy, so
     any number of processes can go on with it.
     """
@@ -58,8 +59,10 @@ class RunState:
                 # torch 2.13 renames it to a setting that older versions and accelerate do not know.
                 warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
                 prepared = accelerator.prepare(self.policy, optimizer)
-        module, self.optimizer = prepared
-        self.module: nn.Module = torch.compile(module) if config.training.compile else module  # type: ignore[assignment]
+        self.module: nn.Module
+        self.module, self.optimizer = prepared
+        if config.training.compile:
+            compile_for_training(self.policy, task.reference)
         self.average = WeightAverage(self.parameters, config.training.ema.decay) if config.training.ema else None
         self.meter = Meter(self.processes, bins=config.evaluation.timestep_bins)
         self.unusable = UnusableRows(config.data.max_corrupt, self.processes)
