@@ -3,6 +3,8 @@
 import importlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,15 @@ def test_a_gpu_profile_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SystemExit, match="sdxl-lora needs a CUDA device"):
         diffusion.main(["--like", "mapo", "--profile", "sdxl-lora"])
     assert "HF_HUB_OFFLINE" in os.environ
+
+
+def test_the_peak_of_a_program_is_not_that_of_the_one_that_started_it() -> None:
+    """The one that starts it held 300 MiB more for a moment, which getrusage reports of both."""
+    inner = "from benchmarks.recording import peak_rss_mib; print(peak_rss_mib())"
+    outer = f"import subprocess, sys; bytearray(300 * 2**20); subprocess.run([sys.executable, '-c', {inner!r}])"
+    alone, started = (
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        for code in (inner, outer)
+    )
+    assert started == pytest.approx(alone, rel=0.1)
+    assert alone < 300
