@@ -57,7 +57,7 @@ TABLES = {
         "LLaVA and Qwen2.5-VL DPO, packed and padded, against TRL",
         "benchmarks.vlm",
         {
-            "cpu": (("--profile", "56m"),),
+            "cpu": (("--profile", "56m"), ("--profile", "56m-deep")),
             "gpu": (("--profile", "llava-7b"), ("--profile", "qwen2.5-vl-7b")),
             "rehearsal": (_quick("--profile", "tiny-qwen"),),
         },

@@ -19,7 +19,7 @@ from benchmarks.recording import RESULTS, circumstances, heading, write
 
 # profile -> work -> (kind, profile of that benchmark)
 PROFILES = {
-    "cpu": {"SDXL DPO, LoRA, cached": ("diffusion", "mid"), "LLaVA DPO, LoRA, packed": ("vlm", "56m")},
+    "cpu": {"SDXL DPO, LoRA, cached": ("diffusion", "mid"), "LLaVA DPO, LoRA, packed": ("vlm", "56m-deep")},
     "gpu": {
         "SDXL DPO, LoRA, cached": ("diffusion", "sdxl-lora"),
         "SDXL DPO, all weights, cached": ("diffusion", "sdxl-full"),

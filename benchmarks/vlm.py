@@ -1,6 +1,7 @@
 """Speed and memory of training a vision-language model with DPO: ours packed, ours padded, and TRL, on the same rows.
 
-    python -m benchmarks.vlm                            # 56 M parameters in LLaVA's shape, on the CPU
+    python -m benchmarks.vlm                            # 56 M parameters in LLaVA's shape and vocabulary, on the CPU
+    python -m benchmarks.vlm --profile 56m-deep         # the same number, with the vocabulary's share of LLaVA-7B
     python -m benchmarks.vlm --profile tiny             # seconds
     python -m benchmarks.vlm --profile llava-7b         # a GPU; qwen2.5-vl-7b likewise
 

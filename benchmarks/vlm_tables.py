@@ -159,8 +159,8 @@ def _notes(profile: Mapping[str, Any]) -> str:
         "clock says how busy others kept it.",
         "Packed rows need a dense mask, with which the CPU's attention cannot skip what causality hides; that weighs "
         "more in a narrow model than in one of 7 B parameters.",
-        "On a CPU TRL's head scores every position, not only those of answers (its kernel for that is for GPUs); the "
-        "vocabulary is small here, so that this weighs little.",
+        "On a CPU TRL's head scores every position, not only those of answers (its kernel for that is for GPUs): the "
+        "larger the vocabulary's share of the model, the more that weighs.",
     ]
     if profile["name"] == "56m":
         parts.append(f"Not yet measured: the GPU profiles {' and '.join(GPU_PROFILES)} (`--profile NAME`).")

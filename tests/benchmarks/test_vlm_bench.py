@@ -114,8 +114,16 @@ def test_the_path_of_the_gpu_profiles_at_tiny_size(variant: str, tmp_path: Path)
 def test_the_gpu_profiles_have_the_sizes_of_the_real_models() -> None:
     assert parameters_of(PROFILES["llava-7b"])["all"] == pytest.approx(7.06e9, rel=0.01)
     assert parameters_of(PROFILES["qwen2.5-vl-7b"])["all"] == pytest.approx(8.29e9, rel=0.01)
-    assert parameters_of(PROFILES["56m"])["all"] == pytest.approx(56e6, rel=0.01)
-    assert {PROFILES[name].picture_tokens for name in ("56m", "llava-7b", "qwen2.5-vl-7b")} == {576}
+    assert {PROFILES[name].picture_tokens for name in ("llava-7b", "qwen2.5-vl-7b")} == {576}
+
+
+def test_the_profiles_of_56_million_share_the_vocabulary_or_its_weight_with_llava() -> None:
+    of_llava, small, deep = (parameters_of(PROFILES[name]) for name in ("llava-7b", "56m", "56m-deep"))
+    assert PROFILES["56m"].text["vocab_size"] == PROFILES["llava-7b"].text["vocab_size"]
+    assert deep["vocabulary"] / deep["all"] == pytest.approx(of_llava["vocabulary"] / of_llava["all"], abs=0.01)
+    for name, sizes in (("56m", small), ("56m-deep", deep)):
+        assert sizes["all"] == pytest.approx(56e6, rel=0.02)
+        assert PROFILES[name].picture_tokens == 576
 
 
 def test_a_gpu_profile_without_a_gpu_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
