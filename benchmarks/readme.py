@@ -49,6 +49,7 @@ RECORDED = (
     ("VLM quickstart: hallucination rate by seed", "vlm_quickstart.md"),
     ("VLM objectives and corruptions on the same rows", "vlm_evidence.md"),
     ("VLM DPO against TRL: speed and memory", "vlm_speed.md"),
+    ("The same with a vocabulary as small a part of the model as LLaVA-7B's", "vlm_speed_56m_deep.md"),
     ("The same at tiny size", "vlm_speed_tiny.md"),
     ("SDXL DPO against the script of diffusers: speed and memory", "diffusion_diffusers.md"),
     ("SDXL MaPO against its script", "diffusion_mapo.md"),
@@ -60,7 +61,8 @@ RECORDED = (
     ("The disk cache: time and memory saved", "cache.md"),
     ("Leaderboard on a million votes", "arena.md"),
     ("Reward models: pictures per second", "rewards.md"),
-    ("Heads of reward models: users who disagree, and circles", "rewards_evidence.md"),
+    ("Reward models: objectives under label noise, users who disagree, circles", "rewards_evidence.md"),
+    ("A narrow reward followed too far, and the alarm", "over_optimisation.md"),
 )
 
 

@@ -30,7 +30,8 @@ def build_optimizer(config: TrainingConfig, parameters: list[nn.Parameter]) -> t
     check_optimizer(config)
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "adamw":
-        fused = parameters[0].device.type == "cuda"
+        # LoRA has a thousand small tensors: on a CPU, too, one call for all is several times faster than a loop.
+        fused = parameters[0].device.type in ("cuda", "cpu")
         return torch.optim.AdamW(parameters, lr=rate, betas=config.betas, weight_decay=decay, fused=fused)
     if config.optimizer == "adamw_8bit":
         from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found] - an optional extra
