@@ -164,8 +164,9 @@ def test_ratios_are_of_the_same_repetition() -> None:
     assert below({"cached": {"ratio": 1.0}, **found}) == [True, False]
 
 
-def test_the_committed_table_is_what_was_recorded() -> None:
-    results = json.loads((RESULTS / "vlm_speed.json").read_text(encoding="utf-8"))
-    assert render(results) == (RESULTS / "vlm_speed.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["vlm_speed", "vlm_speed_56m_deep", "vlm_speed_tiny"])
+def test_the_committed_table_is_what_was_recorded(name: str) -> None:
+    results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    assert render(results) == (RESULTS / f"{name}.md").read_text(encoding="utf-8")
     assert {run["variant"] for run in results["runs"]} == {"packed", "kept", "padded", "trl"}
     assert within(results["checks"], results["circumstances"]["profile"]["tolerance"])
