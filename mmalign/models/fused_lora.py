@@ -34,7 +34,9 @@ class FusedLinear(lora.Linear):
         if name in self.lora_variant or self.lora_bias[name]:
             return False
         precisions = {x.dtype, self.base_layer.weight.dtype, self.lora_A[name].weight.dtype}
-        return torch.is_autocast_enabled(x.device.type) or len(precisions) == 1
+        if len(precisions) == 1:
+            return True
+        return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
 def fuse_lora(module: nn.Module) -> None:

@@ -122,6 +122,17 @@ def test_what_it_does_not_know_goes_to_peft(why, config, dtype, monkeypatch) -> 
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_runs_without_weights(dtype) -> None:
+    """Operations are counted and memory is predicted on the meta device, which knows no autocast."""
+    model = layers(dtype)
+    for layer in model.modules():
+        if isinstance(layer, lora.LoraLayer):
+            layer.lora_A.float(), layer.lora_B.float()
+    fuse_lora(model.to("meta"))
+    assert model(torch.empty(3, 12, dtype=dtype, device="meta")).shape == (3, 6)
+
+
 def test_adapters_that_are_off_or_merged_go_to_peft() -> None:
     model, x = layers(torch.float64).double(), torch.randn(3, 12, dtype=torch.float64)
     base = nn.Sequential(*(getattr(layer, "base_layer", layer) for layer in model))(x)
