@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from mmalign.caches.claims import Claims, locked
 from mmalign.caches.files import PARTIAL, write_json, written_whole
 from mmalign.caches.manifest import CacheMismatch, checked_folder, fingerprint_of_settings, make_folder
-from mmalign.caches.store import KEY_LENGTH, as_keys
+from mmalign.caches.records_file import write_records
+from mmalign.caches.store import as_keys
 
 RECORDS = "rows.safetensors"
 CLAIMS, LOCK = "claims.lock", "join.lock"
@@ -117,14 +115,9 @@ class RowRecordsBuild:
         """Make one file of all parts; does nothing where another process did it."""
         with locked(self.folder / LOCK):
             if not self.joined:
-                text: list[bytes] = []
-                keys: set[str] = set()
-                files: dict[str, bytes] = {}
-                for part in self._read():
-                    text += [json.dumps(record).encode() for record in part["records"]]
-                    keys.update(part["keys"])
-                    files.update({file[0]: json.dumps(file).encode() + b"\n" for file in part["files"]})
-                self._write(text, sorted(keys), b"".join(files.values()))
+                metadata = {"settings": fingerprint_of_settings(self._settings)}
+                with written_whole(self.folder / RECORDS) as partial:
+                    write_records(partial, self._read(), metadata)
             for leftover in [*self.folder.glob("part-*.json"), *self.folder.glob(f"*{PARTIAL}")]:
                 leftover.unlink(missing_ok=True)
 
@@ -138,16 +131,6 @@ class RowRecordsBuild:
         for part in range(self.parts):
             yield json.loads(self._part(part).read_text(encoding="utf-8"))
 
-    def _write(self, text: list[bytes], keys: list[str], files: bytes) -> None:
-        tensors = {
-            "text": _bytes(b"".join(text)),
-            "ends": torch.tensor([len(record) for record in text], dtype=torch.int64).cumsum(0),
-            "keys": _bytes("".join(keys).encode()).view(-1, KEY_LENGTH),
-            "files": _bytes(files),
-        }
-        with written_whole(self.folder / RECORDS) as partial:
-            save_file(tensors, partial, metadata={"settings": fingerprint_of_settings(self._settings)})
-
     def _part(self, part: int) -> Path:
         return self.folder / f"part-{part:06d}.json"
 
@@ -158,7 +141,3 @@ def file_mark(path: Path) -> list[int] | None:
         return None
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def _bytes(data: bytes) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(bytearray(data), np.uint8))
