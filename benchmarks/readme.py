@@ -2,8 +2,9 @@
 
 Between ``<!-- methods:begin -->`` and ``<!-- methods:end -->``: one row per key of ``LOSSES``, from its docstring and
 signature. Between ``<!-- evidence:begin -->`` and ``<!-- evidence:end -->``: the pooled win rates of ``make evidence``
-and links to everything in ``benchmarks/results``, or "not yet measured" where a file does not exist. A test holds
-README.md to what this module renders.
+and links to everything in ``benchmarks/results``, or "not yet measured" where a file does not exist. Between
+``<!-- speed:begin -->`` and ``<!-- speed:end -->``: ratios against published code. A test holds README.md to what this
+module renders.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.evidence_arms import SUITES, results_file
 from benchmarks.evidence_tables import compare
+from benchmarks.readme_speed import speed
 from mmalign.losses import LOSSES, LossDescription, describe
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +54,9 @@ RECORDED = (
     ("The same with a vocabulary as small a part of the model as LLaVA-7B's", "vlm_speed_56m_deep.md"),
     ("The same at tiny size", "vlm_speed_tiny.md"),
     ("SDXL DPO against the script of diffusers: speed and memory", "diffusion_diffusers.md"),
+    ("The same with our side compiled", "diffusion_diffusers_compiled.md"),
     ("SDXL MaPO against its script", "diffusion_mapo.md"),
+    ("The same with our side compiled", "diffusion_mapo_compiled.md"),
     ("SDXL DPO of all weights against Salesforce's script", "diffusion_salesforce.md"),
     ("Where the time of a step goes", "profile.md"),
     ("Memory: predicted by the doctor, and held", "memory.md"),
@@ -69,6 +73,7 @@ RECORDED = (
 def render(text: str, results: Path = RESULTS) -> str:
     """README text with its generated blocks as they should be."""
     text = _replaced(text, "methods", method_table(results))
+    text = _replaced(text, "speed", speed(results))
     return _replaced(text, "evidence", evidence(results))
 
 
