@@ -13,6 +13,7 @@ import yaml
 
 from benchmarks.evidence_arms import SUITES
 from benchmarks.readme import README, RECORDED, render
+from benchmarks.readme_speed import WORK
 from mmalign.cli.__main__ import app
 from mmalign.losses import LOSSES, Objective
 from mmalign.training.loading import load_config
@@ -21,6 +22,7 @@ from mmalign.training.recipe_files import recipe_names
 ROOT = Path(__file__).parents[1]
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in (README, CONTRIBUTING)}
+EMPTY = "".join(f"<!-- {block}:begin --><!-- {block}:end -->" for block in ("speed", "methods", "evidence"))
 WEIGHTS = "mmalign/playground/weights/"
 # Named in running text, without what they require.
 NAMED_ONLY = (["train"], ["generate"], ["evaluate", "images"], ["data", "convert"])
@@ -63,12 +65,16 @@ def test_evidence_is_read_from_the_scores(tmp_path: Path) -> None:
     scores = {"seeds": {"0": {"base": base, "dpo": better}}}
     (tmp_path / "evidence.json").write_text(json.dumps(scores), encoding="utf-8")
     (tmp_path / "quickstart.md").write_text("recorded", encoding="utf-8")
-    text = render(
-        "<!-- methods:begin --><!-- methods:end --><!-- evidence:begin -->STALE<!-- evidence:end -->", tmp_path
-    )
+    runs = [
+        {"side": side, "repetition": 0, "step_cpu_seconds": value, "peak_rss_mib": 2 * value}
+        for side, value in (("peer", 3.0), ("cached", 1.5))
+    ]
+    (tmp_path / "diffusion_mapo.json").write_text(json.dumps({"runs": runs}), encoding="utf-8")
+    text = render(EMPTY.replace("<!-- evidence:end", "STALE<!-- evidence:end"), tmp_path)
     assert "](benchmarks/results/evidence.md) | dpo | base | 1 | 1.000" in text
     assert "STALE" not in text
-    assert text.count("not yet measured") == len(SUITES) - 1 + len(RECORDED) - 1
+    assert "latents and text cached | 2.00 | 2.00 |" in text
+    assert text.count("not yet measured") == len(SUITES) - 1 + len(RECORDED) - 1 + len(WORK) - 1
 
 
 def test_evidence_column_reads_the_scores(tmp_path: Path) -> None:
@@ -76,7 +82,7 @@ def test_evidence_column_reads_the_scores(tmp_path: Path) -> None:
     better = {"share": [[1.0], [1.0]], "all_correct": [[1.0], [1.0]]}
     results = {"seeds": {"0": {"base": scores, "dpo": better}}}
     (tmp_path / "evidence.json").write_text(json.dumps(results), encoding="utf-8")
-    text = render("<!-- methods:begin --><!-- methods:end --><!-- evidence:begin --><!-- evidence:end -->", tmp_path)
+    text = render(EMPTY, tmp_path)
     row = next(line for line in text.splitlines() if line.startswith("| `dpo` "))
     assert "playground: wins 1.000" in row
     assert sum("playground: wins" in line for line in text.splitlines()) == 1
