@@ -159,6 +159,7 @@ def render(results: dict[str, Any]) -> str:
     )
     for run, key, title in arms:
         lines += [_worth(title, seed, runs["base"], runs[run][key]) for seed, runs in seeds.items() if key in runs[run]]
+    lines += ["", "![proxy and held-out reward over the steps](over_optimisation.png)"]
     return "\n".join(lines) + "\n"
 
 
@@ -188,6 +189,28 @@ def _worth(title: str, seed: str, base: dict[str, Any], scores: dict[str, Any]) 
     return f"| {' | '.join(cells)} |"
 
 
+def plot(results: dict[str, Any], out: Path) -> None:
+    """Proxy and held-out reward over the steps of every run; a cross where the guard spoke."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for name, colour in (("narrow", "tab:red"), ("gold", "tab:blue")):
+        for number, runs in enumerate(results["seeds"].values()):
+            curve, alarm = runs[name]["curve"], runs[name]["alarm"]
+            steps = [point["step"] for point in curve]
+            for axis, key in zip(axes, ("proxy_reward", "held_out_reward"), strict=True):
+                axis.plot(steps, [point[key] for point in curve], color=colour, label=None if number else name)
+                if alarm is not None:
+                    at = curve[steps.index(alarm)][key]
+                    axis.plot([alarm], [at], "kx", markersize=9, label=None if number else "alarm")
+    titles = f"proxy: {results['settings']['proxy']}", "held-out reward: the oracle"
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set(xlabel="step", ylabel=title)
+        axis.legend(frameon=False)
+    figure.savefig(out, dpi=110)
+
+
 def main() -> None:
     """Every field of :class:`Settings` is an option."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -208,6 +231,7 @@ def main() -> None:
         seeds[str(seed)] = study(settings, seed, work / f"seed{seed}", console)
         results = {"circumstances": told, "settings": asdict(settings), "seeds": seeds}
         recording.write(results, render(results), out)
+        plot(results, out.with_suffix(".png"))
     console.print(render(results), markup=False)
 
 

@@ -4,9 +4,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from PIL import Image
+
 from benchmarks.evidence_arms import SUITES
 from benchmarks.evidence_data import MAKERS
-from benchmarks.over_optimisation import MEASURED, Settings, read_run, render
+from benchmarks.over_optimisation import MEASURED, OUT, Settings, plot, read_run, render
 
 
 def point(step: int, proxy: float, held_out: float) -> dict:
@@ -40,13 +42,25 @@ def test_the_table_shows_alarm_and_worth(tmp_path: Path) -> None:
     base, worse, better = ({"gold": [[level] * 2] * 3, "proxy": [[1 - level] * 2] * 3} for level in (0.5, 0.25, 0.75))
     seed = {"narrow": {**narrow, "end": worse}, "gold": {**gold, "end": better}, "base": base}
     told = {"command": "x", "commit": "c" * 40, "machine": "m", "versions": {}, "load_average": [1.0]}
-    text = render({"circumstances": told, "settings": asdict(Settings(judged=3)), "seeds": {"0": seed}})
+    results = {"circumstances": told, "settings": asdict(Settings(judged=3)), "seeds": {"0": seed}}
+    text = render(results)
     assert "| narrow | 0 | 20 | here | 0.600 | 0.700 |" in text
     assert "| narrow | 0 | 0 (best) |  | 0.200 | 0.800 |" in text
     assert "| gold | 0 | 20 (best) | none | 0.200 | 0.900 |" in text
     assert "| narrow, end | 0 | 0.000 [0.000, 0.000] | 1.000 [1.000, 1.000] | 0.500 -> 0.250" in text
     assert "| gold, end | 0 | 1.000 [1.000, 1.000] | 0.000" in text
     assert "narrow, best step" not in text  # the untrained model was best
+    plot(results, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 500
+
+
+def test_the_committed_table_is_what_was_recorded() -> None:
+    results = json.loads(OUT.read_text(encoding="utf-8"))
+    assert render(results) == OUT.with_suffix(".md").read_text(encoding="utf-8")
+    for runs in results["seeds"].values():
+        assert runs["narrow"]["alarm"] is not None
+        assert runs["gold"]["alarm"] is None
 
 
 def test_the_suite_of_labels_names_data_that_is_made() -> None:
