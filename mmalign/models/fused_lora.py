@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class FusedLinear(lora.Linear):
-    """W x + b + s B (A x), the product with B scaled and added by one call into the linear layer's output.
+    """W x + b + s B (A x), the product with B scaled and added into the linear layer's output by one call.
 
     ``peft`` makes B (A x), scales it and adds it, each a pass over a tensor as large as the output, and the backward
     scales the gradient in one more; under autocast it also takes x to the adapter's precision and back. In bf16 the sum
@@ -22,13 +22,14 @@ class FusedLinear(lora.Linear):
         plain = not (self.disable_adapters or self.merged or args or kwargs) and x.ndim > 1
         if not (plain and all(self._is_plain(name, x) for name in active)):
             return super().forward(x, *args, **kwargs)
-        result: Tensor = self.base_layer(x)
-        rows = result.flatten(0, -2)
+        rows = x.flatten(0, -2)
+        result: Tensor = self.base_layer(rows)
         for name in active:
-            low = self.lora_A[name](self.lora_dropout[name](x)).flatten(0, -2)
+            low = self.lora_A[name](self.lora_dropout[name](rows))
             up: Any = self.lora_B[name].weight
-            rows = torch.addmm(rows, low, up.T, alpha=self.scaling[name])
-        return rows.view(result.shape)
+            # In place: what a linear layer gives is needed by no backward. Autocast does not cast for it.
+            result = result.addmm_(low, up.T.to(result.dtype), alpha=self.scaling[name])
+        return result.view(*x.shape[:-1], -1)
 
     def _is_plain(self, name: str, x: Tensor) -> bool:
         if name in self.lora_variant or self.lora_bias[name]:
