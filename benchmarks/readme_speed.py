@@ -1,13 +1,14 @@
 """The README's table of speed against published code, from what ``benchmarks/results`` holds."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from benchmarks.cache_tables import ratio_interval
+from benchmarks.vlm_tables import ratios
 
 TRL = "TRL's DPOTrainer"
+CACHED, SCORES = "latents and text cached", "reference scores kept on disk"
 KEPT = "latents, text and reference scores kept on disk"
 # Work, whose code it is compared with, table, and what ours is called there -> what to say of it.
 WORK: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
@@ -15,33 +16,33 @@ WORK: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         "VLM DPO, LoRA, 56 M, LLaVA's vocabulary (60 % of it)",
         TRL,
         "vlm_speed",
-        {"packed": "", "kept": "reference scores kept on disk"},
+        {"packed": "", "kept": SCORES},
     ),
     (
         "the same, vocabulary 4 % as in LLaVA-7B",
         TRL,
         "vlm_speed_56m_deep",
-        {"packed": "", "kept": "reference scores kept"},
+        {"packed": "", "kept": SCORES},
     ),
     (
         "SDXL DPO, LoRA, small",
         "diffusers' script",
         "diffusion_diffusers",
-        {"uncached": "", "cached": "latents and text cached", "kept": KEPT},
+        {"uncached": "", "cached": CACHED, "kept": KEPT},
     ),
-    ("the same, compiled", "diffusers' script", "diffusion_diffusers_compiled", {"cached": "latents and text cached"}),
+    ("the same, compiled", "diffusers' script", "diffusion_diffusers_compiled", {"cached": CACHED}),
     (
         "SDXL MaPO, LoRA, small",
         "MaPO's script",
         "diffusion_mapo",
-        {"uncached": "", "cached": "latents and text cached"},
+        {"uncached": "", "cached": CACHED},
     ),
-    ("the same, compiled", "MaPO's script", "diffusion_mapo_compiled", {"cached": "latents and text cached"}),
+    ("the same, compiled", "MaPO's script", "diffusion_mapo_compiled", {"cached": CACHED}),
     (
         "SDXL DPO, all weights, small",
         "Salesforce's script",
         "diffusion_salesforce",
-        {"uncached": "", "cached": "latents and text cached", "kept": KEPT},
+        {"uncached": "", "cached": CACHED, "kept": KEPT},
     ),
 )
 
@@ -58,18 +59,11 @@ def speed(results: Path) -> str:
             lines.append(f"| {work} | {peer} | not yet measured | | |")
             continue
         runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        key, slow = ("variant", "trl") if peer == TRL else ("side", "peer")
         title = f"[{work}](benchmarks/results/{name}.md)"
         for way, said in ways.items():
-            ratios = [paired(runs, way, column) for column in ("step_cpu_seconds", "peak_rss_mib")]
-            if ratios[0]:
-                lines.append(f"| {title} | {peer} | {said} | {' | '.join(map(ratio_interval, ratios))} |")
+            found = [ratios(runs, slow, way, column, key=key) for column in ("step_cpu_seconds", "peak_rss_mib")]
+            if found[0]:
+                lines.append(f"| {title} | {peer} | {said} | {' | '.join(map(ratio_interval, found))} |")
                 title = ""
     return "\n".join(lines)
-
-
-def paired(runs: Sequence[Mapping[str, Any]], way: str, column: str) -> list[float]:
-    """``column`` of the peer over that of ``way``, one for each repetition that has both."""
-    name: Callable[[Mapping[str, Any]], str] = lambda run: run.get("variant") or run["side"]  # noqa: E731
-    by = {(name(run), run["repetition"]): run[column] for run in runs}
-    theirs = {number: value for (of, number), value in by.items() if of in ("trl", "peer")}
-    return [value / by[way, number] for number, value in sorted(theirs.items()) if (way, number) in by]

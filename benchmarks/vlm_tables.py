@@ -125,9 +125,11 @@ def _use(results: Mapping[str, Any]) -> str:
     )
 
 
-def ratios(runs: Sequence[Mapping[str, Any]], slow: str, fast: str, column: str) -> list[float]:
-    """``column`` of ``slow`` over that of ``fast``, one for each repetition that has both."""
-    by = {(run["variant"], run["repetition"]): run[column] for run in runs}
+def ratios(
+    runs: Sequence[Mapping[str, Any]], slow: str, fast: str, column: str, *, key: str = "variant"
+) -> list[float]:
+    """``column`` of ``slow`` over that of ``fast``, for each repetition that has both; ``key`` holds their names."""
+    by = {(run[key], run["repetition"]): run[column] for run in runs}
     both = sorted(number for variant, number in by if variant == slow and (fast, number) in by)
     return [by[slow, number] / by[fast, number] for number in both]
 

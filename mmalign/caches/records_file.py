@@ -4,15 +4,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmalign.caches.store import KEY_LENGTH
+from mmalign.caches.files import PARTIAL
+from mmalign.caches.store import KEY_LENGTH, KEY_TYPE
 
-_KEY = np.dtype(f"S{KEY_LENGTH}")
 _HEADER_MULTIPLE = 8
 
 
@@ -26,18 +27,19 @@ def write_records(path: Path, parts: Iterable[Mapping[str, Any]], metadata: Mapp
     ends: list[NDArray[np.int64]] = []
     keys: list[NDArray[Any]] = []
     seen: set[int] = set()
-    with tempfile.TemporaryFile(dir=path.parent) as text, tempfile.TemporaryFile(dir=path.parent) as files:
+    scratch = partial(tempfile.TemporaryFile, dir=path.parent, suffix=PARTIAL)
+    with scratch() as text, scratch() as files:
         for part in parts:
             records = [json.dumps(record).encode() for record in part["records"]]
             ends.append(text.tell() + np.cumsum([len(record) for record in records], dtype=np.int64))
             text.write(b"".join(records))
-            keys.append(np.array(part["keys"], dtype=_KEY))
+            keys.append(np.array(part["keys"], dtype=KEY_TYPE))
             for line in (json.dumps(file).encode() + b"\n" for file in part["files"]):
                 if hash(line) not in seen:
                     seen.add(hash(line))
                     files.write(line)
         numbers = np.concatenate([np.empty(0, np.int64), *ends])
-        distinct = np.unique(np.concatenate([np.empty(0, _KEY), *keys]))
+        distinct = np.unique(np.concatenate([np.empty(0, KEY_TYPE), *keys]))
         sizes = {
             "ends": ("I64", [len(numbers)], numbers.nbytes),
             "keys": ("U8", [len(distinct), KEY_LENGTH], distinct.nbytes),
@@ -49,7 +51,8 @@ def write_records(path: Path, parts: Iterable[Mapping[str, Any]], metadata: Mapp
             out.write(numbers.astype("<i8").data)
             out.write(distinct.tobytes())
             for source in (text, files):
-                _append(source, out)
+                source.seek(0)
+                shutil.copyfileobj(source, out, 2**20)
 
 
 def _header(sizes: Mapping[str, tuple[str, list[int], int]], metadata: Mapping[str, str]) -> bytes:
@@ -62,8 +65,3 @@ def _header(sizes: Mapping[str, tuple[str, list[int], int]], metadata: Mapping[s
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % _HEADER_MULTIPLE)
     return len(text).to_bytes(8, "little") + text
-
-
-def _append(source: Any, out: BinaryIO) -> None:
-    source.seek(0)
-    shutil.copyfileobj(source, out, 2**20)

@@ -15,7 +15,7 @@ from mmalign.caches.manifest import CacheMismatch, checked_folder, fingerprint_o
 SUFFIX = ".safetensors"
 KEYS = "keys"
 KEY_LENGTH = 32
-_KEY = np.dtype(f"S{KEY_LENGTH}")
+KEY_TYPE = np.dtype(f"S{KEY_LENGTH}")
 _PLACE = np.dtype([("shard", np.int32), ("group", np.int32), ("row", np.int64)])
 
 
@@ -48,7 +48,7 @@ class Store:
         self.fingerprint = fingerprint_of_settings(settings)
         self._shards: list[Path] = []
         self._open: dict[int, Any] = {}
-        self._keys, self._places = np.empty(0, _KEY), np.empty(0, _PLACE)
+        self._keys, self._places = np.empty(0, KEY_TYPE), np.empty(0, _PLACE)
         self.refresh()
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ class Store:
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The distinct keys that have no entry, in their order."""
         wanted = list(dict.fromkeys(keys))
-        found = np.isin(np.array(wanted, _KEY), self._keys)
+        found = np.isin(np.array(wanted, KEY_TYPE), self._keys)
         return [key for key, is_there in zip(wanted, found, strict=True) if not is_there]
 
     def holds(self, keys: np.ndarray) -> bool:
@@ -99,7 +99,7 @@ class Store:
             self._places = np.concatenate(places)[first]
 
     def _find(self, key: str) -> Any:
-        wanted = np.array(key, _KEY)
+        wanted = np.array(key, KEY_TYPE)
         position = int(np.searchsorted(self._keys, wanted))
         return self._places[position] if position < len(self._keys) and self._keys[position] == wanted else None
 
@@ -137,4 +137,4 @@ def _keys_of(path: Path, fingerprint: str) -> dict[int, np.ndarray]:
 
 def as_keys(tensor: Tensor) -> np.ndarray:
     """[n, 32] bytes as an array of n keys."""
-    return np.frombuffer(tensor.numpy().tobytes(), _KEY)
+    return np.frombuffer(tensor.numpy().tobytes(), KEY_TYPE)

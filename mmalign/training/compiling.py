@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mmalign.references import Reference
-from mmalign.training.sharding import own_blocks
+from mmalign.training.sharding import blocks_in, own_blocks
 
 VERSIONS = 64
 """How many versions of a block's code torch may keep; its own 8 is less than a UNet's widths with and without LoRA."""
@@ -30,10 +30,7 @@ def compile_blocks(module: nn.Module, **settings: Any) -> int:
     beside the first: switching compiles nothing. Names of modules and weights stay. ``settings``: for torch.compile.
     """
     names = own_blocks(module)
-    blocks = [child for child in module.modules() if child is not module and type(child).__name__ in names]
-    inside = {id(inner): child for child in blocks for inner in child.modules() if inner is not child}
-    outer = {id(inside[id(child)]) for child in blocks if id(child) in inside}
-    innermost = [child for child in blocks if id(child) not in outer]
+    innermost = [block for block in blocks_in(module, names) if not blocks_in(block, names)]
     for child in innermost or [module]:
         if child._compiled_call_impl is None:
             child.compile(**settings)

@@ -162,13 +162,13 @@ class RunFolder:
         self.accelerator.wait_for_everyone()
 
     def _plain_policy(self, state: RunState) -> nn.Module:
-        """The policy without DDP, autocast around forward, compilation, and, on the main process, without shards."""
+        """The policy without DDP, autocast around forward, and, on the main process, without shards."""
         if state.sharded:
             return make_whole(state.policy, keep=self.accelerator.is_main_process)
         if state.zero is not None:
             state.policy.__dict__.pop("forward", None)  # autocast
             return state.policy
-        return self.accelerator.unwrap_model(state.module, keep_fp32_wrapper=False, keep_torch_compile=False)
+        return self.accelerator.unwrap_model(state.module, keep_fp32_wrapper=False)
 
     def _refuse_private_disks(self, found: object) -> None:
         """ValueError where another process finds something else in the folder; collective."""

@@ -39,7 +39,7 @@ def shard(
     switched off on the wrong tensors. Errors: ``ValueError`` where no layer is called like a block.
     """
     names = set(blocks) or own_blocks(module)
-    units = [child for child in module.modules() if child is not module and type(child).__name__ in names]
+    units = blocks_in(module, names)
     if not units:
         raise ValueError(_no_blocks(module, names))
     half = torch.bfloat16 if mixed_precision == "bf16" else None
@@ -151,6 +151,11 @@ def _unhook(unit: FSDPModule) -> None:
     state._pre_forward_hook_handle.remove()
     state._post_forward_hook_handle.remove()
     unit.__class__ = type(unit).__mro__[2]  # [FSDPUNet, FSDPModule, UNet, ...]
+
+
+def blocks_in(module: nn.Module, names: Collection[str]) -> list[nn.Module]:
+    """The modules below ``module`` whose class is one of ``names``, parents before what they hold."""
+    return [child for child in module.modules() if child is not module and type(child).__name__ in names]
 
 
 def own_blocks(module: nn.Module) -> set[str]:

@@ -46,4 +46,7 @@ def test_two_processes_train_the_reward_that_one_trains(recipe, tmp_path: Path) 
             # A bias of the keys moves no attention: its gradient is rounding alone, which Adam makes as large as any.
             if not name.endswith("k_proj.bias"):
                 torch.testing.assert_close(got[name], value, rtol=0, atol=1e-6, msg=name)
+    before, towers = (load_file(tmp_path / name / "model.safetensors") for name in ("clip", "one/aligned"))
+    changed = any(not torch.equal(value, before[name]) for name, value in towers.items())
+    assert changed == (recipe == "playground/reward_bt")  # a head is trained on towers as they are
     assert all(line["grad_norm"] > 0 for line in one if "split" not in line)

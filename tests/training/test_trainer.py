@@ -339,7 +339,7 @@ def test_compile_trains_what_is_trained_without_and_exports_plain_names(tmp_path
     plain, task = ToyTask(), ToyTask()
     fit(plain, tmp_path / "plain")
     fit(task, tmp_path / "compiled", compile=True, checkpoint_every=6)
-    assert compiled[0] is task.policy
+    assert compiled == [task.policy, task.reference.module]
     torch.testing.assert_close(trained(task), trained(plain), rtol=0, atol=1e-6)
     exported = torch.load(tmp_path / "compiled" / "aligned" / "policy.pt")
     assert exported.keys() == plain.policy.state_dict().keys()

@@ -57,6 +57,9 @@ def on_two(function: Callable[[], Any], *, timeout: float = 400, **environment: 
             if not ready:
                 break
             ends |= {rank: _outcome(pipes[rank][0], processes[rank]) for rank in left if pipes[rank][0] in ready}
+        if not any(failure for _, failure in ends.values()):
+            for process in processes:
+                process.join(timeout=timeout)
     finally:
         for process in processes:
             process.kill()
